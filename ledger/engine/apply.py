@@ -1,0 +1,175 @@
+"""Calls of the batch kernels: settings, jobs, scratch, and the threads that join in.
+
+Thread safety: one `apply` at a time, which the committer sees to; reads from any number of threads.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ledger.engine.pool import Pool
+from ledger.errors import CapacityError
+from ledger.kernels import batch
+from ledger.kernels.single import CONTEXT_WORDS, context_words
+from ledger.layout import PROBE_BUCKETS, SHARD_SLOTS, SHARD_USED, SHARD_WORDS, STATUS_FULL
+from ledger.options import HashFunction, Options
+from ledger.storage.shard import View
+
+ROWS_PER_LANE = 1024
+NO_HASHES = np.zeros((3, 0), np.uint32)
+NO_DELETES = np.zeros((0, 4), np.uint64)
+
+
+class Scratch:
+    """Memory that the lanes of one kernel call work in."""
+
+    def __init__(self, lanes: int) -> None:
+        self.words = np.zeros((lanes, 3, batch.RING), np.uint32)
+        self.rings = np.zeros((lanes, 3, batch.RING), np.uint64)
+        self.counters = np.zeros((lanes, batch.COUNT_WORDS), np.uint64)
+
+
+class Applier:
+    """Apply frames to a view, and read batches from it.
+
+    Parameters
+    ----------
+    view : View
+    pool : Pool
+    options : Options
+        Prefetch distance, threads, and the hash when it is not keyed BLAKE3.
+    hash_key : bytes
+        32 bytes.
+    """
+
+    def __init__(self, view: View, pool: Pool, options: Options, hash_key: bytes) -> None:
+        self.view = view
+        self.pool = pool
+        self.distance = options.prefetch
+        self.lanes = pool.lanes
+        self.shards = len(view.shards) // SHARD_WORDS
+        self.probes = np.zeros(PROBE_BUCKETS, np.uint64)
+        self._hash: HashFunction | None = options.hash_function
+        self._hash_key = hash_key
+        self._scratch = Scratch(self.lanes)
+        self._read_scratch: list[Scratch] = []
+        self._pending = np.zeros((2, 0), np.uint64)
+
+    def hashes(self, rows: np.ndarray) -> np.ndarray:
+        """Return the hash words of the keys of `rows` (uint64[n, 4 or more]), or nothing for keyed BLAKE3."""
+        if self._hash is None:
+            return NO_HASHES
+        keys = np.ascontiguousarray(rows[:, :4]).view(np.uint8).reshape(len(rows), 32)
+        words = np.asarray(self._hash(keys, self._hash_key))
+        if words.shape != (len(rows), 3) or words.dtype != np.uint32:
+            raise TypeError(f"hash_function gave {words.dtype}{words.shape}, not uint32[{len(rows)}, 3]")
+        return np.ascontiguousarray(words.T)
+
+    def _settings(self, lsn: int, rows: int, deletes: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return settings and job of a call, and the lanes that are worth it."""
+        lanes = max(1, min(self.lanes, (rows + deletes) // ROWS_PER_LANE))
+        settings = np.zeros(batch.SET_WORDS, np.uint64)
+        settings[batch.SET_LSN] = lsn
+        settings[batch.SET_DISTANCE] = self.distance
+        settings[batch.SET_LANES] = lanes
+        settings[batch.SET_SHARDS] = self.shards
+        settings[batch.SET_ROWS] = rows
+        settings[batch.SET_DELETES] = deletes
+        return settings, np.zeros(batch.JOB_WORDS, np.uint64), lanes
+
+    def apply(
+        self, rows: np.ndarray, deletes: np.ndarray, lsn: int, *, publish: bool = False, redo: bool = False
+    ) -> None:
+        """Apply one frame, upserts then deletes; nothing is visible before `publish`.
+
+        Parameters
+        ----------
+        rows, deletes : uint64[n, 8], uint64[m, 4]
+        lsn : int
+            Not above committed + 1.
+        publish : bool
+            Publish in the same kernel call.
+        redo : bool
+            The image may hold cells and entries of the frame's future.
+        """
+        count = len(rows) + len(deletes)
+        if self._pending.shape[1] < count:
+            self._pending = np.zeros((2, count), np.uint64)
+        settings, job, lanes = self._settings(lsn, len(rows), len(deletes))
+        settings[batch.SET_REDO] = redo
+        settings[batch.SET_PUBLISH] = publish
+        hashes = NO_HASHES
+        if self._hash is not None:
+            hashes = np.ascontiguousarray(np.concatenate((self.hashes(rows), self.hashes(deletes)), axis=1))
+        scratch = self._scratch
+        scratch.counters[:] = 0
+        view = self.view
+        arguments = (
+            view.arrays, view.index_dirty, view.state, self._pending, rows, deletes, hashes, view.key, settings,
+            job, scratch.counters, scratch.words, scratch.rings,
+        )  # fmt: skip
+        status = self.pool.run(batch.apply_frame, arguments, lanes)
+        self.probes += scratch.counters[:, batch.COUNT_PROBES :].sum(axis=0)
+        if status == STATUS_FULL:
+            raise RuntimeError("a frame met a full shard after its room was checked")
+
+    def read(self, keys: np.ndarray, committed: int, out: np.ndarray, found: np.ndarray) -> tuple[int, int]:
+        """Read a batch as of `committed`.
+
+        Returns
+        -------
+        status, place : int
+            0, STATUS_RETRY or STATUS_CORRUPT, and shard << 32 | slot of the record that failed.
+        """
+        settings, job, lanes = self._settings(committed, len(keys))
+        hashes = self.hashes(keys)
+        try:
+            scratch = self._read_scratch.pop()
+        except IndexError:
+            scratch = Scratch(self.lanes)
+        scratch.counters[:] = 0
+        view = self.view
+        arguments = (
+            view.arrays, keys, hashes, view.key, settings, job, out, found, scratch.counters, scratch.words,
+            scratch.rings,
+        )  # fmt: skip
+        status = self.pool.run(batch.read_batch, arguments, lanes)
+        self.probes += scratch.counters[:, batch.COUNT_PROBES :].sum(axis=0)
+        self._read_scratch.append(scratch)
+        return int(status), int(job[batch.JOB_ROW])
+
+    def free_slots(self) -> np.ndarray:
+        """Return the slots not given out, by shard."""
+        table = self.view.shards.reshape(-1, SHARD_WORDS)
+        return (table[:, SHARD_SLOTS] - table[:, SHARD_USED]).astype(np.int64)
+
+    def check_room(self, rows: np.ndarray) -> None:
+        """Raise CapacityError if the new keys of `rows` do not fit their shards; changes nothing.
+
+        **Complexity**: O(shards) while the fullest shard has room for all rows, else one look-up a row.
+        """
+        free = self.free_slots()
+        if len(rows) <= free.min():
+            return
+        shard_of_new = np.zeros(len(rows), np.uint32)
+        words = np.zeros((3, 8), np.uint32)
+        view = self.view
+        batch.plan_rows(view.arrays, rows, self.hashes(rows), view.key, self.shards, words, shard_of_new)
+        new = np.flatnonzero(shard_of_new)
+        keys = np.ascontiguousarray(rows[new, :4]).view("V32").ravel()
+        _, first = np.unique(keys.view("S32") if not len(keys) else keys, return_index=True)
+        needed = np.bincount(shard_of_new[new[first]] - 1, minlength=self.shards)
+        short = np.flatnonzero(needed > free)
+        if len(short):
+            shard = int(short[0])
+            raise CapacityError(
+                f"shard {shard} has {free[shard]} free slots, the batch needs {needed[shard]}",
+                shard=shard, free=int(free[shard]), needed=int(needed[shard]),
+            )  # fmt: skip
+
+    def context(self) -> np.ndarray:
+        """Return the context of the single-get kernel; it is valid while the view is."""
+        context = np.zeros(CONTEXT_WORDS, np.uint64)
+        view = self.view
+        context_words(context, view.index, view.records, view.shards, view.state, view.key)
+        return context

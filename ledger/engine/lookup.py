@@ -1,0 +1,114 @@
+"""Reading without locks.
+
+Invariants:
+
+- a reader sees the state as of one committed LSN, never half a batch;
+- two cells a record keep two states, so a reader that pins an LSN is overtaken only by two later frames;
+- after two tries a batch of reads holds the next frame back for one kernel call: it then cannot fail.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ledger.engine.apply import Applier
+from ledger.engine.passes import Passes, corrupt_record
+from ledger.errors import InvalidInputError
+from ledger.inputs import Account, check_key
+from ledger.kernels.batch import committed_lsn
+from ledger.kernels.single import get_one
+from ledger.layout import ACCOUNT, KEY_BYTES, STATUS_ABSENT, STATUS_CORRUPT, STATUS_RETRY, STATUS_UNCHECKED
+
+TRIES = 2
+_new_account = tuple.__new__
+
+
+class Reader:
+    """Reads of one open ledger, safe to use from any number of threads.
+
+    Parameters
+    ----------
+    applier : Applier
+    passes : Passes
+        To check a shard's index when it is first touched.
+    gate : Lock
+        Held by writers during each apply.
+    """
+
+    def __init__(self, applier: Applier, passes: Passes, gate: threading.Lock) -> None:
+        self._applier = applier
+        self._passes = passes
+        self._gate = gate
+        self._context = applier.context()
+        self._address = int(self._context.ctypes.data)
+        self._closed: Exception | None = None
+        self.retries = 0
+        self.gates = 0
+
+    def close(self, error: Exception) -> None:
+        """Answer every later call with `error`."""
+        self._closed = error
+        self._address = 0
+
+    def get(self, key: bytes) -> Account | None:
+        """Return one account, or None; see `GeometricLedger.get`."""
+        address = self._address
+        if type(key) is not bytes or len(key) != KEY_BYTES or not address:
+            return self._get_unusual(key)
+        status, balance, nonce, staked, modified = get_one(address, key)
+        if status == 0:
+            return _new_account(Account, (key, balance, nonce, staked, modified))
+        if status == STATUS_ABSENT:
+            return None
+        return self._get_failed(key, status, balance)
+
+    def _get_unusual(self, key: Any) -> Account | None:
+        """Handle a closed ledger, and keys that are bytes-like or wrong."""
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+        if isinstance(key, np.ndarray):
+            if key.dtype != np.uint8 or key.shape != (KEY_BYTES,):
+                raise InvalidInputError(f"the key is {key.dtype}{list(key.shape)}, not uint8[32]", field="pubkey")
+            return self.get(key.tobytes())
+        check_key(key)
+        return self.get(bytes(key))
+
+    def _get_failed(self, key: bytes, status: int, place: int) -> Account | None:
+        """Handle what the short path leaves: an unchecked index, a damaged record, a writer in the way."""
+        if status == STATUS_UNCHECKED:
+            self._passes.check_index(int(place) >> 32)
+            return self.get(key)
+        if status == STATUS_CORRUPT:
+            raise corrupt_record(self._passes.shards, int(place) >> 32, int(place) & 0xFFFFFFFF)
+        self.gates += 1
+        with self._gate:
+            return self.get(key)
+
+    def get_batch(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return accounts and which were found, as of one LSN; see `GeometricLedger.get_batch`.
+
+        Parameters
+        ----------
+        keys : uint64[n, 4]
+        """
+        self._passes.check_all()
+        applier = self._applier
+        out = np.empty((len(keys), 8), np.uint64)
+        found = np.empty(len(keys), np.uint8)
+        state = applier.view.state
+        for attempt in range(TRIES):
+            status, place = applier.read(keys, committed_lsn(state), out, found)
+            if status != STATUS_RETRY:
+                break
+            self.retries += 1
+            if attempt == TRIES - 1:
+                self.gates += 1
+                with self._gate:
+                    status, place = applier.read(keys, committed_lsn(state), out, found)
+        if status == STATUS_CORRUPT:
+            raise corrupt_record(self._passes.shards, place >> 32, place & 0xFFFFFFFF)
+        assert status == 0, status
+        return out.view(ACCOUNT).reshape(len(keys)), found.view(np.bool_)

@@ -1,0 +1,87 @@
+"""A small pool of threads that join in kernel calls.
+
+The caller's thread always does the work; a pool thread that is free takes part of it. Kernels claim their work
+by fetch-and-add, so that nothing waits for a thread that comes late, and a call never fails for want of one.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Pool:
+    """Threads that run kernels beside the caller; safe to use from several threads at once.
+
+    Parameters
+    ----------
+    lanes
+        Threads that may work on one call, the caller's among them.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self._tasks: queue.SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def run(self, kernel: Callable[..., int], arguments: tuple[Any, ...], lanes: int) -> int:
+        """Call `kernel(*arguments, lane)` with lane 0 here and others on free threads; return lane 0's result."""
+        while len(self._threads) < lanes - 1:
+            self._start_thread()
+        for lane in range(1, lanes):
+            self._tasks.put((kernel, (*arguments, lane)))
+        return kernel(*arguments, 0)
+
+    def map(self, function: Callable[[int], Any], count: int) -> list[Any]:
+        """Call `function(0..count-1)` on the lanes; raise the first error when all have ended."""
+        results: list[Any] = [None] * count
+        errors: list[BaseException] = []
+        numbers = iter(range(count))
+        lock = threading.Lock()
+
+        def work() -> None:
+            while not errors:
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    return
+                try:
+                    results[number] = function(number)
+                except BaseException as error:
+                    errors.append(error)
+
+        helpers = [threading.Thread(target=work, daemon=True) for _ in range(min(self.lanes, count) - 1)]
+        for helper in helpers:
+            helper.start()
+        work()
+        for helper in helpers:
+            helper.join()
+        if errors:
+            raise errors[0]
+        return results
+
+    def close(self) -> None:
+        """End the threads, once each has finished what it is at."""
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=_serve, args=(self._tasks,), name="ledger-lane", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+
+def _serve(tasks: queue.SimpleQueue[Any]) -> None:
+    """Run tasks until None comes; a task's arguments are let go before the next wait."""
+    while True:
+        task = tasks.get()
+        if task is None:
+            return
+        kernel, arguments = task
+        kernel(*arguments)
+        del task, kernel, arguments

@@ -1,0 +1,233 @@
+"""From what is on disk to a ledger that is ready: control block -> image -> journal or redo -> ready.
+
+Invariants:
+
+1. a clean close is believed only if the control block and the marker agree; then nothing is replayed;
+2. the index is compared with its checksum before redo trusts it, and made anew from the records if it differs;
+3. redo applies the frames after the checkpoint in order, by the kernels that applied them first;
+4. nothing on disk changes before the accepted end of the log is durable again;
+5. a killed recovery leaves what it began with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ledger.engine.apply import Applier
+from ledger.engine.passes import Passes, Progress
+from ledger.errors import CorruptLogError, SalvageNeededError
+from ledger.kernels.batch import publish
+from ledger.layout import (
+    SHARD_CHECKED,
+    SHARD_WORDS,
+    STATE_APPLIED,
+    STATE_COMMITTED,
+    STATE_EPOCH,
+    STATE_LIVE,
+    STATE_SUPPLY_HI,
+    STATE_SUPPLY_LO,
+    STATE_TAINTED,
+)
+from ledger.storage.control import Control
+from ledger.storage.files import Files, boot_id, read_clean
+from ledger.storage.log import Log
+from ledger.storage.log_reader import LogScan
+from ledger.storage.shard import Shards
+
+EVERYTHING = (1 << 63) - 1
+KNOWN_TOTALS_KEPT = 8
+
+
+@dataclass(slots=True)
+class RecoveryReport:
+    """What opening a ledger found and did.
+
+    Attributes
+    ----------
+    clean : bool
+        The ledger was closed cleanly; nothing was replayed.
+    checkpoint_lsn, lsn : int
+        What the image held, and what the ledger holds now.
+    frames, rows, bytes_read : int
+        Replayed from the log.
+    journal_replayed : bool
+        An unfinished snapshot of a ledger without a log was completed.
+    indexes_rebuilt : list of int
+        Shards whose index was made anew from the records.
+    cells_undone, cells_broken : int
+        Cells of mapped files above the last batch that was whole, and cells that failed their checksum.
+    salvaged : bool
+        Power was lost under a mode that promises nothing, and what was whole was kept.
+    recounted : bool
+        Live accounts and supply were counted again from the records.
+    seconds : dict of str to float
+        By phase.
+    """
+
+    clean: bool = False
+    checkpoint_lsn: int = 0
+    lsn: int = 0
+    frames: int = 0
+    rows: int = 0
+    bytes_read: int = 0
+    journal_replayed: bool = False
+    indexes_rebuilt: list[int] = field(default_factory=list)
+    cells_undone: int = 0
+    cells_broken: int = 0
+    salvaged: bool = False
+    recounted: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def was_closed_cleanly(files: Files, path: Path, control: Control) -> bool:
+    """Tell whether the clean marker and the control block agree."""
+    marker = read_clean(files, path)
+    return (
+        control.clean
+        and marker is not None
+        and bytes(marker["ledger_id"]) == control.ledger_id
+        and int(marker["sequence"]) == control.sequence
+        and int(marker["epoch"]) == control.epoch
+        and int(marker["lsn"]) == control.checkpoint_lsn
+        and int(marker["image_bytes"]) == control.image_bytes
+    )
+
+
+def recover(
+    control: Control,
+    shards: Shards,
+    applier: Applier,
+    passes: Passes,
+    scan: LogScan | None,
+    report: RecoveryReport,
+    *,
+    salvage: bool,
+    progress: Progress | None,
+) -> None:
+    """Bring the opened view from the image to the newest acknowledged state.
+
+    Parameters
+    ----------
+    control
+        As read from disk, the journal taken in.
+    scan : LogScan or None
+        The log after the checkpoint; None when the last writer had none.
+    report
+        Filled in.
+
+    Raises
+    ------
+    SalvageNeededError
+        Power was lost under a mode that promises nothing for it, and `salvage` is False.
+    CorruptLogError
+        A frame that was durable is lost, or the replay came to other totals than the log.
+    """
+    view = shards.view
+    assert view is not None
+    mapped = int(view.state[STATE_COMMITTED]) if int(view.state[STATE_EPOCH]) == control.epoch else None
+    start_state(control, shards, control.checkpoint_lsn)
+    report.checkpoint_lsn = control.checkpoint_lsn
+    if report.clean:
+        for shard in sorted(shards.broken_indexes):
+            passes.check_index(shard, progress)
+            report.indexes_rebuilt.append(shard)
+    elif control.storage == "shared" and shards.way != "memory" and control.durability in ("none", "msync"):
+        with report.phase("roll back"):
+            _recover_mapped(control, shards, passes, report, mapped, salvage, progress)
+    else:
+        with report.phase("check index"):
+            report.indexes_rebuilt += passes.check_all(progress)
+        if scan is not None:
+            with report.phase("redo"):
+                _redo(view.state, applier, scan, report, progress)
+        if view.state[STATE_TAINTED]:
+            with report.phase("recount"):
+                passes.recount()
+            report.recounted = True
+    report.lsn = int(view.state[STATE_COMMITTED])
+
+
+def start_state(control: Control, shards: Shards, lsn: int) -> None:
+    """Set the shared state of the view to that of the image."""
+    assert shards.view is not None
+    state = shards.view.state
+    state[:] = 0
+    state[STATE_COMMITTED] = state[STATE_APPLIED] = lsn
+    state[STATE_LIVE] = control.live
+    state[STATE_SUPPLY_LO] = control.supply & 0xFFFFFFFFFFFFFFFF
+    state[STATE_SUPPLY_HI] = control.supply >> 64
+    state[STATE_EPOCH] = control.epoch
+
+
+def _redo(state, applier: Applier, scan: LogScan, report: RecoveryReport, progress: Progress | None) -> None:
+    """Apply the frames of the log, checking the totals that later frames name for earlier ones."""
+    totals = {}
+    for frame in scan:
+        rows = frame.rows.view("u8").reshape(-1, 8)
+        deletes = frame.deletes.view("u8").reshape(-1, 4)
+        header = frame.header
+        known = totals.get(int(header["known_lsn"]))
+        if known is not None and not state[STATE_TAINTED]:
+            named = (int(header["live"]), int(header["supply_lo"]), int(header["supply_hi"]))
+            if known != named:
+                raise CorruptLogError(
+                    f"{frame.path}: frame {frame.lsn} names other totals than the replay came to",
+                    path=frame.path, offset=frame.offset,
+                )  # fmt: skip
+        applier.apply(rows, deletes, frame.lsn, redo=True)
+        publish(state, frame.lsn)
+        totals[frame.lsn] = (int(state[STATE_LIVE]), int(state[STATE_SUPPLY_LO]), int(state[STATE_SUPPLY_HI]))
+        totals.pop(frame.lsn - KNOWN_TOTALS_KEPT, None)
+        if progress is not None and scan.frames % 16 == 0:
+            progress("redo", scan.frames, 0)
+    report.frames, report.rows, report.bytes_read = scan.frames, scan.rows, scan.bytes_read
+
+
+def _recover_mapped(
+    control: Control,
+    shards: Shards,
+    passes: Passes,
+    report: RecoveryReport,
+    mapped: int | None,
+    salvage: bool,
+    progress: Progress | None,
+) -> None:
+    """Undo the batch in flight in files that the kernel wrote back; after a loss of power keep what is whole."""
+    assert shards.view is not None
+    state = shards.view.state
+    power_lost = control.boot_id != boot_id() or mapped is None
+    if power_lost and not salvage:
+        raise SalvageNeededError(
+            f'power was lost under durability "{control.durability}" with storage "shared", which promises nothing then'
+        )
+    undone, broken, greatest = passes.roll_back(EVERYTHING if mapped is None or power_lost else mapped)
+    report.cells_undone, report.cells_broken, report.salvaged = undone, broken, power_lost
+    committed = max(greatest, control.checkpoint_lsn) if mapped is None else max(mapped, greatest)
+    state[STATE_COMMITTED] = state[STATE_APPLIED] = committed
+    for shard in range(shards.count):
+        passes.rebuild(shard, progress)
+        shards.view.shards[shard * SHARD_WORDS + SHARD_CHECKED] = 1
+        report.indexes_rebuilt.append(shard)
+    passes.recount()
+    report.recounted = True
+
+
+def log_scan(files: Files, folder: Path, control: Control, *, salvage: bool) -> LogScan:
+    """Return the frames of the log after the control block's checkpoint."""
+    return Log.scan(
+        files, folder, ledger_id=control.ledger_id, lsn=control.checkpoint_lsn, digest=control.log_digest,
+        first_segment=control.log_segment_first, salvage=salvage,
+    )  # fmt: skip

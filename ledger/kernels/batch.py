@@ -1,0 +1,574 @@
+"""The fused loops over a batch: hash, probe, touch, each some rows ahead of the next.
+
+Row i is hashed (eight keys at once) and the line of its home position is asked for; `distance` rows later its
+index entry is probed and the two lines of its record are asked for; another `distance` rows later it is read or
+written. So many cache misses are under way at once, and no row waits for its own.
+(Group prefetching: Chen, Ailamaki, Gibbons, Mowry, ICDE 2004; here as one software pipeline.)
+
+A frame is applied in two phases, by any number of threads, with the same result for any number:
+
+1. rows are claimed in ranges; keys that exist are written, the others are noted;
+2. noted rows are entered, each shard by one thread, in the order of the rows.
+
+Work is claimed by fetch-and-add on the words of a job, so that a thread that comes late takes less, and one
+that comes too late nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ledger.kernels.hashing import hash1, hash8
+from ledger.kernels.index import NONE, find_slot, home_of, key_matches, place, probe, shard_of
+from ledger.kernels.intrinsics import (
+    compare_swap,
+    fetch_add,
+    load_acquire,
+    prefetch_read,
+    prefetch_write,
+    spin_pause,
+    store_release,
+)
+from ledger.kernels.jit import kernel
+from ledger.kernels.records import TAINTED, clear_broken_cells, read_cell, write_cell
+from ledger.layout import (
+    FLAG_LIVE,
+    FLAG_ROW_SHIFT,
+    PROBE_BUCKETS,
+    RECORD_WORDS,
+    RECORDS_PER_BLOCK,
+    SHARD_INDEX_BASE,
+    SHARD_POSITIONS,
+    SHARD_RECORD_BASE,
+    SHARD_SEED,
+    SHARD_SLOTS,
+    SHARD_USED,
+    SHARD_WORDS,
+    STATE_APPLIED,
+    STATE_COMMITTED,
+    STATE_LIVE,
+    STATE_SUPPLY_HI,
+    STATE_SUPPLY_LO,
+    STATE_TAINTED,
+    STATUS_CORRUPT,
+    STATUS_FULL,
+    STATUS_RETRY,
+)
+
+U0, U1, U2, U3, U4, U5, U6, U7 = (np.uint64(number) for number in range(8))
+U8, U32 = np.uint64(8), np.uint64(32)
+WORDS = np.uint64(RECORD_WORDS)
+BASE, POSITIONS = np.uint64(SHARD_INDEX_BASE), np.uint64(SHARD_POSITIONS)
+RECORDS, SLOTS, USED = np.uint64(SHARD_RECORD_BASE), np.uint64(SHARD_SLOTS), np.uint64(SHARD_USED)
+SEED, SHARD = np.uint64(SHARD_SEED), np.uint64(SHARD_WORDS)
+PER_BLOCK = np.uint64(RECORDS_PER_BLOCK)
+WORDS_PER_BLOCK = np.uint64(512)
+LIVE = np.uint64(FLAG_LIVE)
+ROW_SHIFT = np.uint64(FLAG_ROW_SHIFT)
+LAST_BUCKET = np.uint64(PROBE_BUCKETS - 1)
+
+# Words of a job: uint64[16], fresh for each frame or batch of reads.
+JOB_CLAIMED = 0  # rows claimed so far
+JOB_DONE = 1  # rows done
+JOB_MISSED = 2  # rows whose keys are new
+JOB_PARTS_CLAIMED = 3
+JOB_PARTS_DONE = 4
+JOB_STATUS = 5  # 0, or the negative status of a row that failed
+JOB_ROW = 6  # row of that status
+JOB_ARMED = 7  # set by lane 0: an interrupt between posting the job and running it must not leave half a frame
+JOB_WORDS = 16
+
+# Settings of a job: uint64[8].
+SET_LSN = 0  # of the frame; for reads the LSN that is pinned
+SET_DISTANCE = 1
+SET_LANES = 2  # threads that may join in
+SET_SHARDS = 3
+SET_REDO = 4
+SET_ROWS = 5
+SET_DELETES = 6
+SET_PUBLISH = 7
+SET_WORDS = 8
+
+# Words of a thread's counters: uint64[8 + PROBE_BUCKETS].
+COUNT_LIVE = 0  # wraps: added as a signed difference
+COUNT_SUPPLY_LO = 1
+COUNT_SUPPLY_HI = 2
+COUNT_TAINTED = 3
+COUNT_INSERTED = 4
+COUNT_PROBES = 8
+COUNT_WORDS = 8 + PROBE_BUCKETS
+
+RING = 256
+ARM_SPINS = 100_000
+RING_MASK = RING - 1
+MASK = np.uint64(RING_MASK)
+
+
+@kernel(inline=True)
+def hash_ahead(rows, row, stop, at, given, key, words, shards, shard_count, index, spots, homes, ahead):
+    """Fill the ring from place `at` for the eight rows from `row`: shard, home, fingerprint; prefetch the homes."""
+    count = min(8, stop - row)
+    if given.shape[1] > 0:
+        for lane in range(count):
+            for word in range(3):
+                words[word, at + lane] = given[word, row + lane]
+    elif count == 8:
+        hash8(rows, row, key, words, at)
+    else:
+        for lane in range(count):
+            hash1(rows, row + lane, key, words, at + lane)
+    for lane in range(count):
+        spot = np.uint64(at + lane)
+        shard = shard_of(words[U0, spot], shard_count)
+        home = home_of(words[U1, spot], shards[shard * SHARD + POSITIONS])
+        spots[spot] = shard
+        homes[spot] = home
+        if ahead:
+            prefetch_read(index, shards[shard * SHARD + BASE] + home)
+
+
+@kernel
+def joined(job, lane):
+    """Wait for lane 0 to have begun, for a bounded time; tell whether the thread may take work."""
+    if lane == 0:
+        store_release(job, np.uint64(JOB_ARMED), U1)
+        return True
+    for _ in range(ARM_SPINS):
+        if load_acquire(job, np.uint64(JOB_ARMED)) != U0:
+            return True
+        spin_pause()
+    return False
+
+
+@kernel(inline=True)
+def claim(job, total, lanes):
+    """Claim the next range of rows: a share of what is left, in multiples of eight.
+
+    Returns
+    -------
+    first, stop : int64
+        Equal when nothing is left.
+    """
+    while True:
+        first = load_acquire(job, np.uint64(JOB_CLAIMED))
+        if first >= total:
+            return np.int64(total), np.int64(total)
+        left = total - first
+        take = left if lanes == U1 else max(np.uint64(512), (left // (lanes + lanes)) & ~np.uint64(7))
+        take = min(take, left)
+        if compare_swap(job, np.uint64(JOB_CLAIMED), first, first + take):
+            return np.int64(first), np.int64(first + take)
+
+
+@kernel(inline=True)
+def count_change(counters, live, was_live, balance, was_balance):
+    """Add one row's change of live accounts and supply to a thread's counters."""
+    counters[np.uint64(COUNT_LIVE)] += live - was_live
+    if live != U0:
+        counters[np.uint64(COUNT_SUPPLY_LO)] += balance
+        if counters[np.uint64(COUNT_SUPPLY_LO)] < balance:
+            counters[np.uint64(COUNT_SUPPLY_HI)] += U1
+    if was_live != U0:
+        if counters[np.uint64(COUNT_SUPPLY_LO)] < was_balance:
+            counters[np.uint64(COUNT_SUPPLY_HI)] -= U1
+        counters[np.uint64(COUNT_SUPPLY_LO)] -= was_balance
+
+
+@kernel(inline=True)
+def write_row(records, dirty, shards, shard, slot, rows, row, number, lsn, is_delete, shared, counters):
+    """Write row `row` of `rows` into its slot and count the change."""
+    first = shards[shard * SHARD + RECORDS]
+    seed = shards[shard * SHARD + SEED]
+    record = (first + slot) * WORDS
+    balance = nonce = staked = modified = U0
+    flags = np.uint64(number) << ROW_SHIFT
+    if not is_delete:
+        balance = rows[row, U4]
+        nonce = rows[row, U5]
+        staked = rows[row, U6]
+        modified = rows[row, U7]
+        flags |= LIVE
+    verdict, was_live, was_balance = write_cell(
+        records, record, seed, slot, rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3],
+        balance, nonce, staked, modified, lsn, flags, shared,
+    )  # fmt: skip
+    if verdict != U0:
+        dirty[(first + slot) // PER_BLOCK] = 1
+        count_change(counters, flags & LIVE, was_live, balance, was_balance)
+        if verdict & TAINTED:
+            counters[COUNT_TAINTED] = U1
+
+
+@kernel
+def update_range(view, pending, rows, given, key, settings, first, stop, number, is_delete, counters, rings):
+    """Write the rows first..stop-1 whose keys exist; note the others in `pending`.
+
+    Parameters
+    ----------
+    view : tuple
+        index, records (uint64 words), shards (uint64[shards * 8]), dirty (uint8 a block of records).
+    pending : uint64[2, n]
+        Gets for each row (shard << 32 | fingerprint) + 1 and home where the key is new, 0 where it was written.
+    rows : uint64[n, 8] or uint64[n, 4]
+        Rows, or keys of deletes.
+    number : int64
+        Number in the frame of row 0 of `rows`.
+
+    Returns
+    -------
+    int64
+        Rows noted.
+    """
+    index, records, shards, dirty = view
+    lsn = settings[SET_LSN]
+    distance = np.int64(settings[SET_DISTANCE])
+    shared = settings[SET_LANES] > U1
+    redo = settings[SET_REDO] != U0
+    number = np.uint64(number)
+    words, spots, homes, slots = rings
+    fingerprints = words[2]
+    count = 0
+    ahead = distance > 0
+    for step in range(first, stop + 2 * distance):
+        if step < stop and (step - first) & 7 == 0:
+            hash_ahead(
+                rows, step, stop, (step - first) & RING_MASK, given, key, words, shards, settings[SET_SHARDS], index,
+                spots, homes, ahead,
+            )  # fmt: skip
+        behind = step - distance
+        if first <= behind < stop:
+            at = np.uint64(behind - first) & MASK
+            shard = spots[at] * SHARD
+            used = shards[shard + USED]
+            _, slot, steps = probe(
+                index, shards[shard + BASE], shards[shard + POSITIONS], homes[at], np.uint64(fingerprints[at]), used
+            )
+            slots[at] = slot
+            counters[np.uint64(COUNT_PROBES) + min(steps, LAST_BUCKET)] += U1
+            if ahead and slot != NONE:
+                record = (shards[shard + RECORDS] + slot) * WORDS
+                prefetch_write(records, record)
+                prefetch_write(records, record + U8)
+        behind = step - 2 * distance
+        if behind < first:
+            continue
+        row = np.uint64(behind)
+        at = np.uint64(behind - first) & MASK
+        shard = spots[at]
+        slot = slots[at]
+        if slot != NONE:
+            record = (shards[shard * SHARD + RECORDS] + slot) * WORDS
+            if not key_matches(records, record, rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3]):
+                slot, _ = find_slot(
+                    index, records, shards, shard, homes[at], np.uint64(fingerprints[at]),
+                    rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3],
+                )  # fmt: skip
+        if slot == NONE:
+            pending[U0, number + row] = ((shard << U32) | np.uint64(fingerprints[at])) + U1
+            pending[U1, number + row] = homes[at]
+            count += 1
+            continue
+        pending[U0, number + row] = U0
+        if redo:
+            clear_broken_cells(
+                records, (shards[shard * SHARD + RECORDS] + slot) * WORDS, shards[shard * SHARD + SEED], slot
+            )
+        write_row(records, dirty, shards, shard, slot, rows, row, number + row, lsn, is_delete, shared, counters)
+    return count
+
+
+@kernel
+def enter_row(view, index_dirty, pending, rows, row, number, lsn, is_delete, redo, counters):
+    """Write one noted row: into a new slot, or into the one that an earlier row of the frame made."""
+    index, records, shards, dirty = view
+    row = np.uint64(row)
+    number = np.uint64(number)
+    noted = pending[U0, number + row] - U1
+    shard = noted >> U32
+    fingerprint = noted & np.uint64(0xFFFFFFFF)
+    home = pending[U1, number + row]
+    at_shard = shard * SHARD
+    slot, _ = find_slot(
+        index, records, shards, shard, home, fingerprint, rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3]
+    )
+    if slot == NONE:
+        if is_delete:
+            return np.int64(0)
+        slot = shards[at_shard + USED]
+        if slot >= shards[at_shard + SLOTS]:
+            return np.int64(STATUS_FULL)
+        record = (shards[at_shard + RECORDS] + slot) * WORDS
+        records[record] = rows[row, U0]
+        records[record + U1] = rows[row, U1]
+        records[record + U2] = rows[row, U2]
+        records[record + U3] = rows[row, U3]
+        if redo:
+            clear_broken_cells(records, record, shards[at_shard + SEED], slot)
+        write_row(records, dirty, shards, shard, slot, rows, row, number + row, lsn, is_delete, False, counters)
+        at = place(index, shards[at_shard + BASE], shards[at_shard + POSITIONS], home, fingerprint, slot)
+        if at == NONE:
+            return np.int64(STATUS_FULL)
+        index_dirty[(shards[at_shard + BASE] + at) // WORDS_PER_BLOCK] = 1
+        store_release(shards, at_shard + USED, slot + U1)
+        counters[COUNT_INSERTED] += U1
+        return np.int64(0)
+    write_row(records, dirty, shards, shard, slot, rows, row, number + row, lsn, is_delete, False, counters)
+    return np.int64(0)
+
+
+@kernel
+def enter_part(view, index_dirty, pending, rows, deletes, settings, part, parts, job, counters):
+    """Enter the noted rows of the shards of one part, rows first, then deletes, in their order."""
+    index, records, shards, dirty = view
+    lsn = settings[SET_LSN]
+    redo = settings[SET_REDO] != U0
+    distance = np.int64(settings[SET_DISTANCE])
+    n_rows = np.int64(settings[SET_ROWS])
+    n_deletes = np.int64(settings[SET_DELETES])
+    mask = (parts - U1) << U32
+    want = part << U32
+    for number in range(n_rows + n_deletes):
+        ahead = number + distance
+        if distance > 0 and ahead < n_rows + n_deletes and pending[0, ahead] != U0:
+            noted = pending[0, ahead] - U1
+            if noted & mask == want:
+                prefetch_write(index, shards[(noted >> U32) * SHARD + BASE] + pending[1, ahead])
+        if pending[0, number] == U0 or (pending[0, number] - U1) & mask != want:
+            continue
+        if number < n_rows:
+            status = enter_row(view, index_dirty, pending, rows, number, 0, lsn, False, redo, counters)
+        else:
+            status = enter_row(
+                view, index_dirty, pending, deletes, number - n_rows, n_rows, lsn, True, redo, counters
+            )
+        if status != np.int64(0):
+            job[JOB_ROW] = np.uint64(number)
+            store_release(job, np.uint64(JOB_STATUS), np.uint64(status))
+
+
+@kernel
+def apply_frame(view, index_dirty, state, pending, rows, deletes, given, key, settings, job, counters, words, ring, lane):
+    """Work on a frame until nothing of it is left; lane 0 then adds up the counters and may publish.
+
+    Parameters
+    ----------
+    view : tuple
+        See `update_range`.
+    index_dirty : uint8[blocks]
+    state : uint64[64]
+        Shared state of the ledger.
+    pending : uint64[2, n]
+    rows, deletes : uint64[n, 8], uint64[m, 4]
+    given : uint32[3, n + m]
+        Hash words by another hash function, or empty.
+    key : uint32[8]
+    settings, job : uint64[8], uint64[16]
+    counters : uint64[lanes, 264]
+    words, ring : uint32[lanes, 3, 256], uint64[lanes, 3, 256]
+        Scratch of each thread.
+    lane : int64
+        Number of this thread, 0 for the one that owns the frame.
+
+    Returns
+    -------
+    int64
+        0, or STATUS_FULL for a row that had no slot (the planning before the log write prevents it).
+
+    Notes
+    -----
+    **Ordering**: a thread's row is done before its fetch-and-add on JOB_DONE (release), which lane 0 acquires;
+    so lane 0's release store of the committed LSN publishes the work of all.
+    """
+    n_rows, n_deletes, lanes = settings[SET_ROWS], settings[SET_DELETES], settings[SET_LANES]
+    total = n_rows + n_deletes
+    mine = counters[lane]
+    rings = (words[lane], ring[lane, 0], ring[lane, 1], ring[lane, 2])
+    if not joined(job, lane):
+        return np.int64(0)
+    while True:
+        first, stop = claim(job, total, lanes)
+        if first >= stop:
+            break
+        missed = 0
+        middle = min(max(first, np.int64(n_rows)), stop)
+        if first < middle:
+            missed += update_range(view, pending, rows, given, key, settings, first, middle, 0, False, mine, rings)
+        if middle < stop:
+            base = np.int64(n_rows)
+            missed += update_range(
+                view, pending, deletes, given[:, base:], key, settings, middle - base, stop - base, base, True, mine, rings
+            )
+        if missed > 0:
+            fetch_add(job, np.uint64(JOB_MISSED), np.uint64(missed))
+        fetch_add(job, np.uint64(JOB_DONE), np.uint64(stop - first))
+    while load_acquire(job, np.uint64(JOB_DONE)) < total:
+        spin_pause()
+    if load_acquire(job, np.uint64(JOB_MISSED)) != U0:
+        parts = U1
+        while parts < lanes and parts < settings[SET_SHARDS]:
+            parts += parts
+        while True:
+            part = fetch_add(job, np.uint64(JOB_PARTS_CLAIMED), U1)
+            if part >= parts:
+                break
+            enter_part(view, index_dirty, pending, rows, deletes, settings, part, parts, job, mine)
+            fetch_add(job, np.uint64(JOB_PARTS_DONE), U1)
+        while load_acquire(job, np.uint64(JOB_PARTS_DONE)) < parts:
+            spin_pause()
+    if lane == 0:
+        finish_frame(state, settings, counters)
+    return np.int64(load_acquire(job, np.uint64(JOB_STATUS)))
+
+
+@kernel
+def finish_frame(state, settings, counters):
+    """Add the threads' counters to the ledger's state, and publish the frame where the mode has no log."""
+    for lane in range(counters.shape[0]):
+        state[STATE_LIVE] += counters[lane, COUNT_LIVE]
+        state[STATE_SUPPLY_LO] += counters[lane, COUNT_SUPPLY_LO]
+        if state[STATE_SUPPLY_LO] < counters[lane, COUNT_SUPPLY_LO]:
+            state[STATE_SUPPLY_HI] += U1
+        state[STATE_SUPPLY_HI] += counters[lane, COUNT_SUPPLY_HI]
+        if counters[lane, COUNT_TAINTED] != U0:
+            state[STATE_TAINTED] = U1
+    state[STATE_APPLIED] = settings[SET_LSN]
+    if settings[SET_PUBLISH] != U0:
+        store_release(state, np.uint64(STATE_COMMITTED), settings[SET_LSN])
+
+
+@kernel
+def publish(state, lsn):
+    """Make a frame visible to readers; pairs with the acquire loads of STATE_COMMITTED."""
+    store_release(state, np.uint64(STATE_COMMITTED), np.uint64(lsn))
+
+
+@kernel
+def committed_lsn(state):
+    """Return the LSN that readers may see now (acquire)."""
+    return load_acquire(state, np.uint64(STATE_COMMITTED))
+
+
+@kernel
+def read_range(view, rows, given, key, settings, first, stop, out, found, job, counters, rings):
+    """Copy the accounts of the keys first..stop-1 as of the pinned LSN; stops at the first row that fails."""
+    index, records, shards, _ = view
+    committed = settings[SET_LSN]
+    distance = np.int64(settings[SET_DISTANCE])
+    words, spots, homes, slots = rings
+    fingerprints = words[2]
+    ahead = distance > 0
+    for step in range(first, stop + 2 * distance):
+        if step < stop and (step - first) & 7 == 0:
+            hash_ahead(
+                rows, step, stop, (step - first) & RING_MASK, given, key, words, shards, settings[SET_SHARDS], index,
+                spots, homes, ahead,
+            )  # fmt: skip
+        behind = step - distance
+        if first <= behind < stop:
+            at = np.uint64(behind - first) & MASK
+            shard = spots[at] * SHARD
+            used = load_acquire(shards, shard + USED)
+            _, slot, steps = probe(
+                index, shards[shard + BASE], shards[shard + POSITIONS], homes[at], np.uint64(fingerprints[at]), used
+            )
+            slots[at] = slot
+            counters[np.uint64(COUNT_PROBES) + min(steps, LAST_BUCKET)] += U1
+            if ahead and slot != NONE:
+                record = (shards[shard + RECORDS] + slot) * WORDS
+                prefetch_read(records, record)
+                prefetch_read(records, record + U8)
+        behind = step - 2 * distance
+        if behind < first:
+            continue
+        row = np.uint64(behind)
+        at = np.uint64(behind - first) & MASK
+        shard = spots[at]
+        slot = slots[at]
+        k0, k1, k2, k3 = rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3]
+        if slot != NONE:
+            record = (shards[shard * SHARD + RECORDS] + slot) * WORDS
+            if not key_matches(records, record, k0, k1, k2, k3):
+                slot, _ = find_slot(
+                    index, records, shards, shard, homes[at], np.uint64(fingerprints[at]), k0, k1, k2, k3
+                )
+        status = np.int64(1)
+        balance = nonce = staked = modified = U0
+        if slot != NONE:
+            record = (shards[shard * SHARD + RECORDS] + slot) * WORDS
+            status, balance, nonce, staked, modified = read_cell(
+                records, record, committed, shards[shard * SHARD + SEED], slot
+            )
+        if status == np.int64(STATUS_RETRY) or status == np.int64(STATUS_CORRUPT):
+            job[JOB_ROW] = (shard << U32) | slot
+            store_release(job, np.uint64(JOB_STATUS), np.uint64(status))
+            return
+        found[row] = status == np.int64(0)
+        out[row, U0] = k0
+        out[row, U1] = k1
+        out[row, U2] = k2
+        out[row, U3] = k3
+        out[row, U4] = balance
+        out[row, U5] = nonce
+        out[row, U6] = staked
+        out[row, U7] = modified
+
+
+@kernel
+def read_batch(view, rows, given, key, settings, job, out, found, counters, words, ring, lane):
+    """Work on a batch of reads until nothing of it is left.
+
+    Parameters
+    ----------
+    rows : uint64[n, 4]
+        Keys.
+    out : uint64[n, 8]
+        Gets the accounts; fields are 0 where the key is absent.
+    found : uint8[n]
+    settings, job, counters, lane
+        As in `apply_frame`; SET_LSN is the LSN pinned.
+
+    Returns
+    -------
+    int64
+        0, STATUS_RETRY or STATUS_CORRUPT; JOB_ROW then holds shard << 32 | slot.
+    """
+    total = settings[SET_ROWS]
+    rings = (words[lane], ring[lane, 0], ring[lane, 1], ring[lane, 2])
+    if not joined(job, lane):
+        return np.int64(0)
+    while True:
+        first, stop = claim(job, total, settings[SET_LANES])
+        if first >= stop:
+            break
+        if load_acquire(job, np.uint64(JOB_STATUS)) == U0:
+            read_range(view, rows, given, key, settings, first, stop, out, found, job, counters[lane], rings)
+        fetch_add(job, np.uint64(JOB_DONE), np.uint64(stop - first))
+    while load_acquire(job, np.uint64(JOB_DONE)) < total:
+        spin_pause()
+    return np.int64(load_acquire(job, np.uint64(JOB_STATUS)))
+
+
+@kernel
+def plan_rows(view, rows, given, key, shard_count, words, new_rows):
+    """Find the rows whose keys are new, without changing anything.
+
+    Parameters
+    ----------
+    rows : uint64[n, 8]
+    new_rows : uint32[n]
+        Gets the shard + 1 of each row whose key is not in the ledger, else 0.
+    """
+    index, records, shards, _ = view
+    for row in range(rows.shape[0]):
+        if given.shape[1] > 0:
+            for word in range(3):
+                words[word, 0] = given[word, row]
+        else:
+            hash1(rows, row, key, words, 0)
+        shard = shard_of(words[0, 0], np.uint64(shard_count))
+        home = home_of(words[1, 0], shards[shard * SHARD + POSITIONS])
+        slot, _ = find_slot(
+            index, records, shards, shard, home, np.uint64(words[2, 0]),
+            rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3],
+        )  # fmt: skip
+        new_rows[row] = np.uint32(shard + U1) if slot == NONE else np.uint32(0)

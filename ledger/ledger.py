@@ -1,0 +1,778 @@
+"""GeometricLedger: the one class that puts the parts together."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ledger.engine.apply import NO_DELETES, Applier
+from ledger.engine.checkpoint import replay_journal, take_checkpoint
+from ledger.engine.commit import Committer, DirectCommitter, LoggedCommitter
+from ledger.engine.lookup import Reader
+from ledger.engine.passes import Passes, Progress, corrupt_record
+from ledger.engine.pool import Pool
+from ledger.engine.recovery import RecoveryReport, log_scan, recover, was_closed_cleanly
+from ledger.errors import (
+    ClosedError,
+    CorruptionError,
+    FailStopError,
+    ForkedError,
+    LedgerNotFoundError,
+    OptionsError,
+    ReadOnlyError,
+)
+from ledger.inputs import Account, check_rows, key_words, record_words
+from ledger.kernels.records import export_records
+from ledger.layout import (
+    ACCOUNT,
+    CONTROL_SHARD,
+    SHARD_RECORD_BASE,
+    SHARD_SEED,
+    SHARD_USED,
+    SHARD_WORDS,
+    STATE_COMMITTED,
+    STATE_LIVE,
+    STATE_SUPPLY_HI,
+    STATE_SUPPLY_LO,
+)
+from ledger.options import (
+    CAPACITY_DEFAULT,
+    INDEX_LOAD_DEFAULT,
+    SHARDS_DEFAULT,
+    Options,
+)
+from ledger.stats import IndexView, LedgerStats, LogFrame, VerifyReport
+from ledger.storage.control import Control
+from ledger.storage.files import CONTROL_NAME, LOG_NAME, Files, LedgerLock, remove_clean, write_clean
+from ledger.storage.log import Log
+from ledger.storage.shard import Shards, positions_for, slots_for
+
+CHUNK_SLOTS = 1 << 16
+_open_ledgers: weakref.WeakSet[GeometricLedger] = weakref.WeakSet()
+
+
+class GeometricLedger:
+    """An account store: a 32-byte public key maps to a fixed-size account record.
+
+    Made by `open`. Safe to use from several threads: readers take no lock and wait for nobody; writers take
+    turns. One process at a time may write.
+
+    Attributes
+    ----------
+    path : Path
+    options : Options
+        In force, the ledger's geometry filled in.
+    recovery : RecoveryReport
+        What opening found and did.
+    """
+
+    path: Path
+    options: Options
+    recovery: RecoveryReport
+
+    # ------------------------------------------------------------ opening and closing
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        options: Options | None = None,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        salvage: bool = False,
+        progress: Progress | None = None,
+        files: Files | None = None,
+    ) -> GeometricLedger:
+        """Open the ledger in folder `path`, or make one.
+
+        Parameters
+        ----------
+        path
+            Folder of the ledger.
+        options
+            Settings; geometry that is None is the ledger's own.
+        create
+            Make the ledger if there is none.
+        read_only
+            Write nothing at all; refused while a writer has the ledger open.
+        salvage
+            After damage or a loss of power that the mode does not cover: keep what passes its checksums.
+        progress
+            Called as ``progress(what, done, of)`` during long work.
+        files
+            Through which all disk changes go; for tests.
+
+        Returns
+        -------
+        GeometricLedger
+
+        Raises
+        ------
+        LockedError
+            Another handle has it open.
+        LedgerNotFoundError
+            There is none, and none was to be made.
+        OptionsError
+            The options do not fit the ledger.
+        CorruptionError, WrongLedgerError, UnsupportedVersionError
+            What is on disk is not whole, or not for this version.
+        SalvageNeededError
+            See `salvage`.
+
+        Notes
+        -----
+        **Complexity**: O(1) in size after a clean close; else O(log since the checkpoint).
+        """
+        opener = _Opener(Path(path), options or Options(), read_only, salvage, progress, files or Files())
+        return opener.run(create and not read_only)
+
+    def __init__(self, opener: _Opener) -> None:
+        self.path = opener.path
+        self.options = opener.options
+        self.recovery = opener.report
+        self._files = opener.files
+        self._lock = opener.lock
+        self._control = opener.control
+        self._shards = opener.shards
+        self._pool = opener.pool
+        self._applier = opener.applier
+        self._passes = opener.passes
+        self._log = opener.log
+        self._read_only = opener.read_only
+        assert opener.shards.view is not None
+        self._view = opener.shards.view
+        self._state = self._view.state
+        self._gate = threading.Lock()
+        self._reader = Reader(self._applier, self._passes, self._gate)
+        self.get = self._reader.get  # one call less on the shortest path
+        self._committer: Committer | None = self._make_committer()
+        self._status = ""
+        self._close_lock = threading.Lock()
+        self._batches = self._rows = self._snapshots = 0
+        _open_ledgers.add(self)
+
+    def _make_committer(self) -> Committer | None:
+        if self._read_only:
+            return None
+        if self._log is None:
+            committer = DirectCommitter(self._applier, self._gate, self._sync_mapped())
+            committer.durable_lsn = self._control.checkpoint_lsn
+            return committer
+        interval = self.options.sync_interval_s if self.options.durability == "async" else None
+        return LoggedCommitter(
+            self._applier, self._gate, self._log, rows_max=self.options.batch_rows_max, sync_interval_s=interval,
+            make_room=self._checkpoint,
+        )  # fmt: skip
+
+    def _sync_mapped(self) -> tuple[float, Callable[[], Any]] | None:
+        """Return interval and function of the periodic msync, in the mode that has one."""
+        if self.options.durability != "msync":
+            return None
+        return self.options.sync_interval_s, self._shards.write_dirty
+
+    def close(self) -> None:
+        """Write everything to the image and mark the ledger as closed cleanly; twice does no harm.
+
+        Raises
+        ------
+        FailStopError
+            The writer had stopped, or stops now; the next opening recovers what was acknowledged.
+
+        Notes
+        -----
+        **Durability**: durable when this returns, in every mode.
+        """
+        with self._close_lock:
+            if self._status:
+                return
+            failure: BaseException | None = None
+            try:
+                if self._committer is not None:
+                    self._committer.close()
+                    self._close_image()
+            except BaseException as error:
+                failure = error
+            self._let_go("closed")
+            if failure is not None:
+                raise failure
+
+    def _close_image(self) -> None:
+        """Take the last checkpoint, then say on disk that all is whole."""
+        assert self._committer is not None
+        self._committer.check_writable()
+        control = self._control
+        changed = int(self._state[STATE_COMMITTED]) != control.checkpoint_lsn
+        if changed or self._view.dirty.any() or self._view.index_dirty.any():
+            self._checkpoint()
+        control.clean = True
+        try:
+            control.write(self._files, self.path)
+            write_clean(
+                self._files, self.path, ledger_id=control.ledger_id, epoch=control.epoch, lsn=control.checkpoint_lsn,
+                sequence=control.sequence, image_bytes=control.image_bytes,
+            )  # fmt: skip
+        except OSError as error:
+            raise FailStopError(f"the ledger was not closed cleanly: {error}") from error
+
+    def _let_go(self, status: str) -> None:
+        """Give up memory, files, threads and lock; what the handle is asked from now on is an error."""
+        self._status = status
+        self._reader.close(self._error())
+        if status == "closed":
+            self._pool.close()
+            if self._log is not None:
+                self._log.close()
+            self._shards.close()
+            self._lock.release()
+        _open_ledgers.discard(self)
+
+    def __enter__(self) -> GeometricLedger:
+        """Return the ledger itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the ledger."""
+        self.close()
+
+    def __del__(self) -> None:
+        """Let go of a handle that was forgotten; nothing is written, as after a kill."""
+        if getattr(self, "_status", "closed") == "":
+            committer = self._committer
+            if committer is not None:
+                committer.close()
+            self._let_go("closed")
+
+    def __repr__(self) -> str:
+        """Return path and state."""
+        return f"<GeometricLedger {str(self.path)!r}, {self._status or f'{len(self)} accounts'}>"
+
+    def _error(self) -> Exception:
+        """Return the error for a handle that is no more."""
+        if self._status == "forked":
+            return ForkedError(f"{self.path} was opened by process {self._lock.pid}")
+        return ClosedError(f"{self.path} is closed")
+
+    def _check(self) -> None:
+        if self._status:
+            raise self._error()
+
+    # ------------------------------------------------------------ reading
+    def get(self, key: bytes) -> Account | None:
+        """Return one account, or None when there is none.
+
+        Parameters
+        ----------
+        key : bytes
+            32 bytes.
+
+        Raises
+        ------
+        InvalidInputError
+            The key is not 32 bytes.
+        CorruptRecordError
+            The record fails its checksum.
+
+        Notes
+        -----
+        Takes no lock. **Complexity**: O(1), about a microsecond.
+        """
+        raise NotImplementedError  # replaced by the reader's own method when the ledger is opened
+
+    def get_batch(self, keys: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the accounts of many keys, all as of one moment.
+
+        Parameters
+        ----------
+        keys : uint8[n, 32]
+            Or a sequence of 32-byte keys.
+
+        Returns
+        -------
+        records : ACCOUNT[n]
+            Absent accounts have their key and zeros.
+        found : bool[n]
+
+        Raises
+        ------
+        InvalidInputError, CorruptRecordError
+
+        Notes
+        -----
+        Takes no lock, unless writers overtake it twice: then it holds the next frame back for one call.
+        **Complexity**: O(n).
+        """
+        self._check()
+        return self._reader.get_batch(key_words(keys))
+
+    def __len__(self) -> int:
+        """Return the number of live accounts."""
+        self._check()
+        return int(self._state[STATE_LIVE])
+
+    def __contains__(self, key: bytes) -> bool:
+        """Tell whether the key has a live account."""
+        return self.get(key) is not None
+
+    def chunks(self, slots: int = CHUNK_SLOTS) -> Iterator[np.ndarray]:
+        """Yield all live accounts in arrays of ACCOUNT, in the order of their slots.
+
+        Each chunk is one consistent state; writers may go on between two chunks.
+
+        Parameters
+        ----------
+        slots : int
+            Slots looked at for one chunk: the most rows that it can have.
+        """
+        self._check()
+        if slots < 1:
+            raise OptionsError(f"slots is {slots}, not at least 1", field="slots")
+        for shard in range(self._shards.count):
+            first = 0
+            while True:
+                self._check()
+                used = int(self._view.shards[shard * SHARD_WORDS + SHARD_USED])
+                if first >= used:
+                    break
+                stop = min(used, first + slots)
+                rows = self._export(shard, first, stop)
+                if len(rows):
+                    yield rows
+                first = stop
+
+    def _export(self, shard: int, first: int, stop: int) -> np.ndarray:
+        """Copy the live accounts of some slots, with the next frame held back."""
+        view = self._view
+        at = shard * SHARD_WORDS
+        rows = np.zeros((stop - first, 8), np.uint64)
+        with self._gate:
+            count = export_records(
+                view.records, view.shards[at + SHARD_RECORD_BASE], first, stop, view.shards[at + SHARD_SEED],
+                view.state[STATE_COMMITTED], rows,
+            )  # fmt: skip
+        if count < 0:
+            raise corrupt_record(self._shards, shard, -1 - int(count))
+        return rows[:count].view(ACCOUNT).ravel()
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield all live accounts in chunks; see `chunks`."""
+        return self.chunks()
+
+    # ------------------------------------------------------------ writing
+    def update_batch(self, records: Any, deletes: Any = None) -> int:
+        """Write and delete accounts, all of them or none.
+
+        Parameters
+        ----------
+        records : ACCOUNT[n]
+            New or changed accounts. A key that comes twice: the last one wins.
+        deletes : uint8[m, 32], optional
+            Keys to delete, after the records are written. A key that is not there is no error.
+
+        Returns
+        -------
+        int
+            LSN of the commit; for an empty batch the newest one.
+
+        Raises
+        ------
+        InvalidInputError
+            Names row and field; nothing was changed.
+        CapacityError
+            A shard is full; nothing was changed.
+        FailStopError
+            A disk write failed; this batch is not acknowledged and does not become visible.
+
+        Notes
+        -----
+        **Durability**: as the ledger's mode says when this returns. **Complexity**: O(n + m).
+        """
+        self._check()
+        if self._committer is None:
+            raise ReadOnlyError("the ledger is open read-only")
+        rows = record_words(records)
+        keys = NO_DELETES if deletes is None else key_words(deletes, "deletes")
+        count = len(rows) + len(keys)
+        if not count:
+            return int(self._state[STATE_COMMITTED])
+        check_rows(count, self.options.batch_rows_max)
+        self._passes.check_all()
+        lsn = self._committer.commit(rows, keys)
+        self._batches += 1
+        self._rows += count
+        return lsn
+
+    def delete_batch(self, keys: Any) -> int:
+        """Delete accounts, all of them or none; see `update_batch`.
+
+        Parameters
+        ----------
+        keys : uint8[n, 32]
+        """
+        return self.update_batch(np.zeros(0, ACCOUNT), keys)
+
+    def snapshot(self) -> int:
+        """Bring the image on disk up to the newest commit; writers wait meanwhile.
+
+        Returns
+        -------
+        int
+            The LSN that the image holds.
+
+        Notes
+        -----
+        **Durability**: that state is durable when this returns, in every mode.
+        **Complexity**: O(blocks changed since the last one).
+        """
+        self._check()
+        if self._committer is None:
+            raise ReadOnlyError("the ledger is open read-only")
+        return self._committer.pause(self._checkpoint)
+
+    def _checkpoint(self) -> int:
+        lsn = take_checkpoint(self._files, self.path, self._control, self._shards, self._log)
+        self._snapshots += 1
+        if self._log is None and getattr(self, "_committer", None) is not None:
+            self._committer.durable_lsn = lsn  # type: ignore[union-attr]
+        return lsn
+
+    # ------------------------------------------------------------ looking inside
+    def stats(self) -> LedgerStats:
+        """Return the ledger's state and settings. **Complexity**: O(shards), and a walk of the page tables."""
+        self._check()
+        state, control = self._state, self._control
+        table = self._view.shards.reshape(-1, SHARD_WORDS)
+        used = table[:, SHARD_USED].astype(np.int64)
+        records, index = self._shards.coverage()
+        committed = int(state[STATE_COMMITTED])
+        probes = self._applier.probes
+        return LedgerStats(
+            committed_lsn=committed,
+            durable_lsn=control.checkpoint_lsn if self._committer is None else self._committer.durable_lsn,
+            checkpoint_lsn=control.checkpoint_lsn,
+            live=int(state[STATE_LIVE]),
+            capacity=control.capacity,
+            supply=int(state[STATE_SUPPLY_LO]) | int(state[STATE_SUPPLY_HI]) << 64,
+            shards=control.shards,
+            slots_used=used.tolist(),
+            load_factor=(used / control.table["positions"].astype(np.float64)).tolist(),
+            slot_fill=(used / control.table["slots"].astype(np.float64)).tolist(),
+            durability=self.options.durability,
+            storage=self._shards.way,
+            hugepages_asked=self.options.hugepages,
+            hugepages=self._shards.hugepages,
+            huge_record_bytes=records.huge_bytes,
+            huge_index_bytes=index.huge_bytes,
+            resident_bytes=records.resident_bytes + index.resident_bytes,
+            anonymous_bytes=records.anonymous_bytes + index.anonymous_bytes,
+            prefetch=self.options.prefetch,
+            threads=self._pool.lanes,
+            notes=list(self._shards.notes),
+            lookups=int(probes.sum()),
+            probe_distance=probes.astype(np.int64).tolist(),
+            read_retries=self._reader.retries,
+            read_gates=self._reader.gates,
+            log_bytes=0 if self._log is None else self._log.bytes_written,
+            log_frames=0 if self._log is None else self._log.frames,
+            image_bytes=self._shards.image_bytes,
+            batches=self._batches,
+            rows=self._rows,
+            snapshots=self._snapshots,
+            recovery=self.recovery,
+        )
+
+    def state_hash(self) -> str:
+        """Return a hash over the five fields of all live accounts, in no order: equal contents, equal hash."""
+        return self._quiet(lambda: self._passes.totals().digest)
+
+    def verify(self) -> VerifyReport:
+        """Check every record, index entry and total; writers wait meanwhile. **Complexity**: O(size)."""
+        return self._quiet(self._verify)
+
+    def _quiet(self, function: Callable[[], Any]) -> Any:
+        """Call `function` while no frame is under way."""
+        self._check()
+        if self._committer is None or not self._committer.writable:
+            with self._gate:
+                return function()
+        return self._committer.pause(function)
+
+    def _verify(self) -> VerifyReport:
+        faults = []
+        waiting = self._passes.check_all()
+        faults += [f"shard {shard}: the index did not fit its checksum and was rebuilt" for shard in waiting]
+        for shard in range(self._shards.count):
+            found = self._passes.check_shard(shard)
+            slot = found.pop("first_slot")
+            named = [f"{count} {name.replace('_', ' ')}" for name, count in found.items() if count]
+            if named:
+                where = f", the first at slot {slot}" if slot >= 0 else ""
+                faults.append(f"shard {shard}: {', '.join(named)}{where}")
+        live = supply = 0
+        if not faults:
+            totals = self._passes.totals()
+            live, supply = totals.live, totals.supply
+            state = self._state
+            if live != int(state[STATE_LIVE]):
+                faults.append(f"{live} live accounts counted, {int(state[STATE_LIVE])} kept")
+            if supply != int(state[STATE_SUPPLY_LO]) | int(state[STATE_SUPPLY_HI]) << 64:
+                faults.append("the sum of the balances is not the supply kept")
+        return VerifyReport(int(self._state[STATE_COMMITTED]), live, supply, faults)
+
+    def index_view(self, shard: int) -> IndexView:
+        """Return a copy of a shard's index: which positions are taken, and how far each entry is from home."""
+        self._check()
+        self._check_shard(shard)
+        self._passes.check_all()
+        with self._gate:
+            distance = self._passes.distances(shard)
+            first, stop = self._shards.index_span(shard)
+            slot = (self._view.index[first:stop] & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1
+        return IndexView(shard, distance >= 0, distance, slot)
+
+    def record_view(self, shard: int) -> np.ndarray:
+        """Return a shard's stored records, both cells, as a read-only array (layout.RECORD) over live memory."""
+        from ledger.layout import RECORD
+
+        self._check()
+        self._check_shard(shard)
+        used = int(self._view.shards[shard * SHARD_WORDS + SHARD_USED])
+        records = self._shards.record_words(shard, used).view(RECORD).ravel()
+        records.flags.writeable = False
+        return records
+
+    def log_frames(self) -> Iterator[LogFrame]:
+        """Yield the frames of the log since the last snapshot, oldest first."""
+        self._check()
+        if not (self.path / LOG_NAME).is_dir():
+            return
+        for frame in log_scan(self._files, self.path / LOG_NAME, self._control, salvage=False):
+            header = frame.header
+            yield LogFrame(
+                frame.lsn, frame.epoch, int(header["batches"]), int(header["wall_time_ns"]), frame.rows.copy(),
+                frame.deletes.copy(),
+            )  # fmt: skip
+
+    def advise(self, advice: str) -> None:
+        """Advise the kernel about the ledger's files, for measuring.
+
+        Parameters
+        ----------
+        advice : {"willneed", "dontneed"}
+            Read the files ahead, or forget their clean pages in the page cache.
+        """
+        self._check()
+        if advice == "willneed":
+            self._shards.will_need()
+        elif advice == "dontneed":
+            self._shards.drop_cache()
+        else:
+            raise OptionsError(f"advice is {advice!r}, not willneed or dontneed", field="advice")
+
+    def _check_shard(self, shard: int) -> None:
+        if not 0 <= shard < self._shards.count:
+            raise OptionsError(f"shard is {shard}, not within 0 to {self._shards.count - 1}", field="shard")
+
+
+class _Opener:
+    """The steps of opening, and what they made so far, so that a failure gives everything back."""
+
+    def __init__(
+        self,
+        path: Path,
+        options: Options,
+        read_only: bool,
+        salvage: bool,
+        progress: Progress | None,
+        files: Files,
+    ) -> None:
+        self.path = path.absolute()
+        self.options = options
+        self.read_only = read_only
+        self.salvage = salvage
+        self.progress = progress
+        self.files = files
+        self.report = RecoveryReport()
+        self.lock: LedgerLock
+        self.control: Control
+        self.shards: Shards
+        self.pool: Pool
+        self.applier: Applier
+        self.passes: Passes
+        self.log: Log | None = None
+
+    def run(self, create: bool) -> GeometricLedger:
+        """Open or create; on any error, files and lock are given back."""
+        exists = (self.path / CONTROL_NAME).exists()
+        if not exists and not create:
+            raise LedgerNotFoundError(f"there is no ledger at {self.path}")
+        if not exists:
+            self.files.mkdir(self.path)
+        self.lock = LedgerLock(self.path, exclusive=not self.read_only, files=self.files)
+        try:
+            if not (self.path / CONTROL_NAME).exists():
+                self._create()
+            return GeometricLedger(self._open())
+        except BaseException:
+            if self.log is not None:
+                self.log.close()
+            if hasattr(self, "shards"):
+                self.shards.close()
+            if hasattr(self, "pool"):
+                self.pool.close()
+            self.lock.release()
+            raise
+
+    def _create(self) -> None:
+        """Make all files of a new ledger; the control block comes last and makes them one."""
+        options = self.options
+        shards = options.shards or SHARDS_DEFAULT
+        capacity = options.capacity or CAPACITY_DEFAULT
+        index_load = options.index_load or INDEX_LOAD_DEFAULT
+        table = np.zeros(shards, CONTROL_SHARD)
+        table["slots"] = slots_for(capacity, shards)
+        table["positions"] = positions_for(slots_for(capacity, shards), index_load)
+        control = Control(
+            ledger_id=uuid.uuid4().bytes,
+            table=table,
+            capacity=capacity,
+            index_load=index_load,
+            hash_key=options.hash_key or os.urandom(32),
+            hash_name=options.hash_name,
+            durability=options.durability,
+            storage=options.storage,
+            log_segment_bytes=options.log_segment_bytes,
+            clean=False,
+        )
+        Shards(self.files, self.path, control, options, writable=True).create_files()
+        Log.create(
+            self.files, self.path / LOG_NAME, ledger_id=control.ledger_id, epoch=0, mode="sync",
+            segment_bytes=options.log_segment_bytes, bytes_max=options.log_bytes_max,
+        ).close()  # fmt: skip
+        control.create(self.files, self.path)
+
+    def _open(self) -> _Opener:
+        """Go from the control block to a ledger that is ready."""
+        self.control = Control.read(self.files, self.path)
+        self._fit_options()
+        control, report = self.control, self.report
+        report.clean = was_closed_cleanly(self.files, self.path, control)
+        empty = not report.clean and control.checkpoint_lsn == 0
+        options = self.options
+        if empty and self.read_only:
+            options = options.with_values(storage="memory", durability="none")
+        self.shards = Shards(self.files, self.path, control, options, writable=not self.read_only)
+        mapped_before = control.storage == "shared" and control.durability in ("none", "msync")
+        if empty and not self.read_only and not mapped_before:
+            self.shards.create_files()
+        with report.phase("map"):
+            self.shards.open()
+        if not report.clean:
+            self._take_journal()
+        self._fill_view()
+        scan = None
+        if (self.path / LOG_NAME).is_dir():
+            scan = log_scan(self.files, self.path / LOG_NAME, control, salvage=self.salvage)
+        recover(
+            control, self.shards, self.applier, self.passes, None if report.clean else scan, report,
+            salvage=self.salvage, progress=self.progress,
+        )  # fmt: skip
+        if not self.read_only:
+            with report.phase("ready"):
+                self._make_ready(scan)
+        return self
+
+    def _fill_view(self) -> None:
+        """Make what works on the view."""
+        self.pool = Pool(self.options.threads or 1)
+        assert self.shards.view is not None
+        self.applier = Applier(self.shards.view, self.pool, self.options, self.control.hash_key)
+        self.passes = Passes(self.shards, self.applier)
+
+    def _take_journal(self) -> None:
+        """Complete an unfinished snapshot of a ledger without a log; read-only in memory alone."""
+        shards, control = self.shards, self.control
+
+        def write(shard: int, which: int, block: int, data: bytes) -> None:
+            if self.read_only:
+                shards.block_bytes(shard, which, block, 1)[:] = data
+            else:
+                shards.write_blocks(shard, which, block, data)
+
+        after = replay_journal(self.files, self.path, control, write)
+        if after is None:
+            return
+        self.report.journal_replayed = True
+        for name in ("checkpoint_lsn", "supply", "live"):
+            setattr(control, name, getattr(after, name))
+        control.table[:] = after.table
+        shards.refresh_used()
+        if not self.read_only:
+            shards.sync_files()
+            control.write(self.files, self.path)
+
+    def _make_ready(self, scan: Any) -> None:
+        """Open for writing: log resumed, image whole, control block durably open, marker gone."""
+        control, options = self.control, self.options
+        control.epoch += 1
+        if scan is not None:
+            mode = options.durability if options.durability in ("async", "sync") else "sync"
+            self.log = Log.resume(
+                scan, epoch=control.epoch, mode=mode, segment_bytes=options.log_segment_bytes,
+                bytes_max=options.log_bytes_max,
+            )  # fmt: skip
+        control.clean = False
+        control.durability, control.storage = options.durability, options.storage
+        control.log_segment_bytes = options.log_segment_bytes
+        assert self.shards.view is not None
+        if not self.report.clean or self.report.indexes_rebuilt:
+            take_checkpoint(self.files, self.path, control, self.shards, self.log)
+        else:
+            control.write(self.files, self.path)
+        self.shards.start_epoch(control.epoch)
+        remove_clean(self.files, self.path)
+        if options.durability in ("none", "msync") and self.log is not None:
+            self.log.close()
+            self.log = None
+
+    def _fit_options(self) -> None:
+        """Refuse options that contradict the ledger, and fill in what it has."""
+        control, options = self.control, self.options
+        for name, have in (
+            ("shards", control.shards),
+            ("capacity", control.capacity),
+            ("index_load", control.index_load),
+            ("hash_key", control.hash_key),
+        ):
+            want = getattr(options, name)
+            if want is not None and want != have:
+                shown = "another one" if name == "hash_key" else have
+                raise OptionsError(
+                    f"{name} of the ledger is {shown}, and is fixed when it is created",
+                    field=name, hint=f"leave {name} out",
+                )  # fmt: skip
+        if options.hash_name != control.hash_name:
+            raise OptionsError(
+                f"the ledger was made with the hash {control.hash_name!r}, not {options.hash_name!r}",
+                field="hash_name",
+            )
+        self.options = options.with_values(
+            shards=control.shards, capacity=control.capacity, index_load=control.index_load, hash_key=control.hash_key
+        )
+
+
+def _disown_in_child() -> None:
+    """Make the handles of the parent useless in a forked child, without touching anything of theirs."""
+    for ledger in list(_open_ledgers):
+        ledger._let_go("forked")
+
+
+os.register_at_fork(after_in_child=_disown_in_child)
+
+assert CorruptionError  # named in docstrings

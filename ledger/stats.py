@@ -1,0 +1,157 @@
+"""What a ledger tells of itself: statistics, and the views for researchers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ledger.engine.recovery import RecoveryReport
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerStats:
+    """State and settings of an open ledger at one moment.
+
+    Attributes
+    ----------
+    committed_lsn, durable_lsn, checkpoint_lsn : int
+        Newest LSN that readers see, that a loss of power cannot take, and that the image holds.
+    live, capacity, supply : int
+        Live accounts, accounts that fit, sum of all live balances.
+    shards : int
+    slots_used : list of int
+        Slots given out, by shard (live and deleted accounts).
+    load_factor : list of float
+        Share of index positions taken, by shard.
+    slot_fill : list of float
+        Share of slots given out, by shard.
+    durability, storage : str
+        In force.
+    hugepages_asked, hugepages : str
+        What the options asked for and what is in force.
+    huge_record_bytes, huge_index_bytes : int
+        Bytes that the kernel really maps by huge pages now.
+    resident_bytes, anonymous_bytes : int
+        Of records and index together.
+    prefetch, threads : int
+        In force.
+    notes : list of str
+        Where the machine could not give what was asked for.
+    lookups : int
+        Rows probed since open, by reads and writes of batches.
+    probe_distance : list of int
+        Their histogram: entry d counts look-ups that passed d positions; the last one counts d and more.
+    read_retries, read_gates : int
+        Batch reads tried again because writers overtook them, and those that held the next frame back.
+    log_bytes, log_frames : int
+        Written since open.
+    image_bytes : int
+        Size of all record and index files.
+    batches, rows, snapshots : int
+        Committed and taken through this handle.
+    recovery : RecoveryReport
+        What opening found and did.
+    """
+
+    committed_lsn: int
+    durable_lsn: int
+    checkpoint_lsn: int
+    live: int
+    capacity: int
+    supply: int
+    shards: int
+    slots_used: list[int]
+    load_factor: list[float]
+    slot_fill: list[float]
+    durability: str
+    storage: str
+    hugepages_asked: str
+    hugepages: str
+    huge_record_bytes: int
+    huge_index_bytes: int
+    resident_bytes: int
+    anonymous_bytes: int
+    prefetch: int
+    threads: int
+    notes: list[str]
+    lookups: int
+    probe_distance: list[int] = field(repr=False)
+    read_retries: int
+    read_gates: int
+    log_bytes: int
+    log_frames: int
+    image_bytes: int
+    batches: int
+    rows: int
+    snapshots: int
+    recovery: RecoveryReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    lsn : int
+        The state that was checked.
+    live, supply : int
+        Counted from the records.
+    faults : list of str
+        One sentence each; empty when everything holds.
+    """
+
+    lsn: int
+    live: int
+    supply: int
+    faults: list[str]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds."""
+        return not self.faults
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IndexView:
+    """A copy of one shard's index, for study.
+
+    Attributes
+    ----------
+    shard : int
+    occupied : bool[positions]
+    distance : int32[positions]
+        Probe distance of the entry, -1 where the position is empty.
+    slot : int64[positions]
+        Slot of the entry, -1 where the position is empty.
+    """
+
+    shard: int
+    occupied: np.ndarray
+    distance: np.ndarray
+    slot: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class LogFrame:
+    """One frame of the log, for study.
+
+    Attributes
+    ----------
+    lsn, epoch, batches, wall_time_ns : int
+    rows : ACCOUNT[n]
+    deletes : uint8[m, 32]
+    """
+
+    lsn: int
+    epoch: int
+    batches: int
+    wall_time_ns: int
+    rows: np.ndarray = field(repr=False)
+    deletes: np.ndarray = field(repr=False)

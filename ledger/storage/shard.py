@@ -1,0 +1,441 @@
+"""The shards of a ledger as the kernels see them, and the image files behind them.
+
+Invariants:
+
+- shard i has `slots` records in shard_iii.bin and `positions` index words in index_iii.bin, both behind one
+  header block; the files are allocated in full before they are mapped and are never truncated while in use;
+- a block of the image differs from memory only if its dirty byte is set (storage "private" and "memory");
+- with storage "shared" the kernel writes blocks back when it likes, and the dirty bytes mean nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from ledger.errors import CorruptionError, UnavailableError
+from ledger.layout import (
+    BLOCK_BYTES,
+    HUGE_BYTES,
+    RECORD_BYTES,
+    RECORD_WORDS,
+    SHARD_CHECKED,
+    SHARD_INDEX_BASE,
+    SHARD_POSITIONS,
+    SHARD_RECORD_BASE,
+    SHARD_SEED,
+    SHARD_SLOTS,
+    SHARD_USED,
+    SHARD_WORDS,
+    STATE_EPOCH,
+    STATE_WORDS,
+    round_up,
+)
+from ledger.options import Options
+from ledger.storage.control import Control
+from ledger.storage.files import STATE_NAME, Files, index_name, shard_name
+from ledger.storage.mapping import (
+    MADV_HUGEPAGE,
+    MADV_NOHUGEPAGE,
+    MADV_WILLNEED,
+    Coverage,
+    Reservation,
+    hugetlb_pages_free,
+    thp_setting,
+)
+
+RECORDS: Final = 0  # number of the record file of a shard; see JOURNAL_ENTRY
+INDEX: Final = 1
+MERGE_GAP_BLOCKS: Final = 4
+PIECE_BYTES: Final = 8 * 1024 * 1024
+
+
+def slots_for(capacity: int, shards: int) -> int:
+    """Return the slots of a shard such that `capacity` hashed keys fit all shards.
+
+    The accounts of a shard are binomial; six standard deviations above the mean leave a chance below 1e-9 a
+    shard that a ledger is full before it holds `capacity` accounts.
+    """
+    mean = capacity / shards
+    return min(capacity, math.ceil(mean + 6.0 * math.sqrt(mean)) + 8) if shards > 1 else capacity
+
+
+def positions_for(slots: int, index_load: float) -> int:
+    """Return the index positions of a shard with so many slots at the given load factor when full."""
+    return max(slots + 1, math.ceil(slots / index_load))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What a kernel call works on; immutable, owns its memory, safe to share between threads.
+
+    Attributes
+    ----------
+    index, records : uint64[words]
+        Whole reservations; only the parts that `shards` names are mapped.
+    shards : uint64[shards * 8]
+        Descriptors, see layout.
+    dirty, index_dirty : uint8[blocks]
+    state : uint64[64]
+    key : uint32[8]
+        Key of the hash.
+    """
+
+    index: np.ndarray
+    records: np.ndarray
+    shards: np.ndarray
+    dirty: np.ndarray
+    index_dirty: np.ndarray
+    state: np.ndarray
+    key: np.ndarray
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The four arrays that the batch kernels take as one argument."""
+        return self.index, self.records, self.shards, self.dirty
+
+
+class Shards:
+    """All shards of an open ledger: files, memory, and the way between them.
+
+    One thread at a time opens, flushes and closes; kernels may run meanwhile where the caller allows it.
+
+    Parameters
+    ----------
+    files : Files
+        Through which all disk changes go.
+    path : Path
+        Folder of the ledger.
+    control : Control
+        Geometry and generations.
+    options : Options
+        Storage way and huge pages.
+    writable : bool
+        False maps privately whatever the storage way is, and writes nothing.
+    """
+
+    def __init__(self, files: Files, path: Path, control: Control, options: Options, *, writable: bool) -> None:
+        self.files = files
+        self.path = path
+        self.control = control
+        self.options = options
+        self.writable = writable
+        self.way = options.storage if writable or options.storage != "shared" else "private"
+        self.notes: list[str] = []
+        self._fds: list[tuple[int, int]] = []
+        self.count = control.shards
+        self.hugepages = self._grant_hugepages()
+        record_sizes = [BLOCK_BYTES + control.slots(i) * RECORD_BYTES for i in range(self.count)]
+        index_sizes = [BLOCK_BYTES + control.positions(i) * 8 for i in range(self.count)]
+        self._sizes = [
+            (round_up(r, BLOCK_BYTES), round_up(x, BLOCK_BYTES)) for r, x in zip(record_sizes, index_sizes, strict=True)
+        ]
+        self._offsets = (_offsets([s[0] for s in self._sizes]), _offsets([s[1] for s in self._sizes]))
+        self.view: View | None = None
+        self.broken_indexes: set[int] = set()
+
+    # ------------------------------------------------------------ files
+    def file_path(self, shard: int, which: int) -> Path:
+        """Return the path of a shard's record file (0) or index file (1)."""
+        name = shard_name if which == RECORDS else index_name
+        return self.path / name(shard, self.control.generation(shard))
+
+    def create_files(self) -> None:
+        """Make every record and index file, allocated in full; one that is there is emptied first.
+
+        **Durability**: contents and directory entries are durable when this returns.
+        """
+        for shard in range(self.count):
+            for which in (RECORDS, INDEX):
+                self._create_file(shard, which)
+        self.files.sync_directory(self.path)
+
+    def open(self) -> View:
+        """Open and check every file, map or read it, and return the view for kernels.
+
+        Raises
+        ------
+        CorruptionError, WrongLedgerError, UnsupportedVersionError
+            A file is missing or short, belongs elsewhere, or is newer.
+        """
+        reservations = []
+        for which in (RECORDS, INDEX):
+            offsets = self._offsets[which]
+            reservations.append(Reservation(offsets[-1]))
+        for shard in range(self.count):
+            fds = []
+            for which in (RECORDS, INDEX):
+                path = self.file_path(shard, which)
+                try:
+                    fd = self.control.open_checked(
+                        self.files, path, shard, which, self._sizes[shard][which], self.writable
+                    )
+                except CorruptionError:
+                    if which == RECORDS:
+                        raise
+                    fd = self._replace_index(shard)
+                fds.append(fd)
+            self._fds.append((fds[RECORDS], fds[INDEX]))
+        self._reservations = tuple(reservations)
+        if self.way == "memory":
+            self._read_in()
+        else:
+            self._map_files()
+        self.view = self._make_view()
+        return self.view
+
+    def _replace_index(self, shard: int) -> int:
+        """Make an empty index file in the place of one that is missing, short or damaged; -1 where read-only."""
+        self.broken_indexes.add(shard)
+        if not self.writable:
+            return -1
+        self._create_file(shard, INDEX)
+        self.files.sync_directory(self.path)
+        return self.files.open(self.file_path(shard, INDEX), os.O_RDWR)
+
+    def _create_file(self, shard: int, which: int) -> None:
+        """Make one file, zeroed and allocated in full, with its header; its contents are durable then."""
+        fd = self.files.open(self.file_path(shard, which), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            self.files.preallocate(fd, self._sizes[shard][which])
+            self.files.pwrite(fd, self.control.file_header(shard, which), 0)
+            self.files.fdatasync(fd)
+        finally:
+            self.files.close(fd)
+
+    def _map_files(self) -> None:
+        """Map each file in its place, with the huge page advice that was asked for."""
+        for which in (RECORDS, INDEX):
+            for shard in range(self.count):
+                offset, size = self._offsets[which][shard], self._sizes[shard][which]
+                reservation = self._reservations[which]
+                fd = self._fds[shard][which]
+                if fd < 0:
+                    reservation.map_memory(offset, size)
+                    continue
+                reservation.map_file(offset, size, fd, shared=self.way == "shared" and self.writable)
+                reservation.advise(offset, size, MADV_HUGEPAGE if self.hugepages == "thp" else MADV_NOHUGEPAGE)
+
+    def _read_in(self) -> None:
+        """Take anonymous memory for everything and read the images into it."""
+        for which in (RECORDS, INDEX):
+            reservation = self._reservations[which]
+            size = self._offsets[which][-1]
+            try:
+                reservation.map_memory(0, size, hugetlb=self.hugepages == "hugetlb")
+            except OSError as error:
+                if self.options.require:
+                    raise UnavailableError(f"hugetlb pages: {error}", field="hugepages") from error
+                self.notes.append(f"hugetlb pages were asked for, the kernel gave none: {error}")
+                self.hugepages = "off"
+                reservation.map_memory(0, size)
+            if self.hugepages != "hugetlb":
+                reservation.advise(0, size, MADV_HUGEPAGE if self.hugepages == "thp" else MADV_NOHUGEPAGE)
+            memory = memoryview(reservation.words()).cast("B")
+            for shard in range(self.count):
+                used = self.control.used(shard)
+                if which == RECORDS:
+                    wanted = BLOCK_BYTES + used * RECORD_BYTES
+                else:
+                    wanted = self._sizes[shard][which] if used else 0
+                start = self._offsets[which][shard]
+                if self._fds[shard][which] < 0:
+                    continue
+                self.files.pread_into(self._fds[shard][which], memory[start : start + wanted], 0)
+
+    def _make_view(self) -> View:
+        """Fill in the descriptors and wrap everything for the kernels."""
+        records, index = (r.words() for r in self._reservations)
+        shards = np.zeros(self.count * SHARD_WORDS, np.uint64)
+        for shard in range(self.count):
+            at = shard * SHARD_WORDS
+            shards[at + SHARD_INDEX_BASE] = (self._offsets[INDEX][shard] + BLOCK_BYTES) // 8
+            shards[at + SHARD_POSITIONS] = self.control.positions(shard)
+            shards[at + SHARD_RECORD_BASE] = (self._offsets[RECORDS][shard] + BLOCK_BYTES) // RECORD_BYTES
+            shards[at + SHARD_SLOTS] = self.control.slots(shard)
+            shards[at + SHARD_USED] = self.control.used(shard)
+            shards[at + SHARD_SEED] = self.control.seed(shard)
+            shards[at + SHARD_CHECKED] = 0
+        return View(
+            index=index,
+            records=records,
+            shards=shards,
+            dirty=np.zeros(self._offsets[RECORDS][-1] // BLOCK_BYTES, np.uint8),
+            index_dirty=np.zeros(self._offsets[INDEX][-1] // BLOCK_BYTES, np.uint8),
+            state=self._make_state(),
+            key=np.frombuffer(self.control.hash_key, np.uint32).copy(),
+        )
+
+    def _make_state(self) -> np.ndarray:
+        """Return the shared state; with storage "shared" it is a mapped file, so that a kill leaves the newest LSN."""
+        if self.way != "shared":
+            return np.zeros(STATE_WORDS, np.uint64)
+        fd = self.files.open(self.path / STATE_NAME, os.O_RDWR | os.O_CREAT)
+        try:
+            self.files.preallocate(fd, BLOCK_BYTES)
+            reservation = Reservation(BLOCK_BYTES)
+            reservation.map_file(0, BLOCK_BYTES, fd, shared=True)
+        finally:
+            self.files.close(fd)
+        return reservation.words()[:STATE_WORDS]
+
+    # ------------------------------------------------------------ dirty blocks
+    def dirty_runs(self) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (shard, file, first block, blocks) of dirty blocks, neighbours and near ones merged."""
+        assert self.view is not None
+        for which, dirty in ((RECORDS, self.view.dirty), (INDEX, self.view.index_dirty)):
+            for shard in range(self.count):
+                start = self._offsets[which][shard] // BLOCK_BYTES
+                blocks = np.flatnonzero(dirty[start : start + self._sizes[shard][which] // BLOCK_BYTES])
+                if not len(blocks):
+                    continue
+                breaks = np.flatnonzero(np.diff(blocks) > MERGE_GAP_BLOCKS)
+                firsts = blocks[np.concatenate(([0], breaks + 1))]
+                lasts = blocks[np.concatenate((breaks, [len(blocks) - 1]))]
+                for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+                    yield shard, which, first, last - first + 1
+
+    def block_bytes(self, shard: int, which: int, first: int, blocks: int) -> memoryview:
+        """Return the memory of some blocks of a file, without a copy."""
+        start = self._offsets[which][shard] + first * BLOCK_BYTES
+        return memoryview(self._reservations[which].words()).cast("B")[start : start + blocks * BLOCK_BYTES]
+
+    def write_dirty(self) -> int:
+        """Write all dirty blocks in place and sync the files; returns the bytes written.
+
+        **Durability**: the blocks are durable when this returns. The caller has made the log durable before.
+        """
+        if self.way == "shared":
+            for which in (RECORDS, INDEX):
+                for shard in range(self.count):
+                    self._reservations[which].msync(self._offsets[which][shard], self._sizes[shard][which])
+            return sum(sum(sizes) for sizes in self._sizes)
+        written = 0
+        touched = set()
+        for shard, which, first, blocks in self.dirty_runs():
+            fd = self._fds[shard][which]
+            data = self.block_bytes(shard, which, first, blocks)
+            for at in range(0, len(data), PIECE_BYTES):
+                self.files.pwrite(fd, data[at : at + PIECE_BYTES], first * BLOCK_BYTES + at)
+            written += len(data)
+            touched.add(fd)
+        for fd in sorted(touched):
+            self.files.fdatasync(fd)
+        return written
+
+    def write_blocks(self, shard: int, which: int, block: int, data: bytes) -> None:
+        """Write one block in place, as a journal is replayed; the caller syncs with `sync_files`."""
+        self.files.pwrite(self._fds[shard][which], data, block * BLOCK_BYTES)
+
+    def refresh_used(self) -> None:
+        """Take the slots given out from the control block again, after a journal changed it."""
+        assert self.view is not None
+        self.view.shards.reshape(-1, SHARD_WORDS)[:, SHARD_USED] = self.control.table["used"]
+
+    def start_epoch(self, epoch: int) -> None:
+        """Say in the shared state whose it is; it counts from now on."""
+        assert self.view is not None
+        self.view.state[STATE_EPOCH] = epoch
+
+    def sync_files(self) -> None:
+        """Make what was written to all shard and index files durable."""
+        for pair in self._fds:
+            for fd in pair:
+                self.files.fdatasync(fd)
+
+    def mark_all_dirty(self, which: int, shard: int, items: int, item_bytes: int) -> None:
+        """Mark the blocks of the first `items` items of a file dirty."""
+        assert self.view is not None
+        start = self._offsets[which][shard] // BLOCK_BYTES
+        stop = start + round_up(BLOCK_BYTES + items * item_bytes, BLOCK_BYTES) // BLOCK_BYTES
+        (self.view.dirty if which == RECORDS else self.view.index_dirty)[start + 1 : stop] = 1
+
+    def index_is_dirty(self, shard: int) -> bool:
+        """Tell whether a block of the shard's index may differ from the image."""
+        assert self.view is not None
+        if self.way == "shared":
+            return True
+        start = self._offsets[INDEX][shard] // BLOCK_BYTES
+        return bool(self.view.index_dirty[start : start + self._sizes[shard][INDEX] // BLOCK_BYTES].any())
+
+    def clear_dirty(self) -> None:
+        """Forget the dirty blocks, after they are durable in the image."""
+        assert self.view is not None
+        self.view.dirty[:] = 0
+        self.view.index_dirty[:] = 0
+
+    # ------------------------------------------------------------ parts of a shard
+    def index_span(self, shard: int) -> tuple[int, int]:
+        """Return the first and the last + 1 position of a shard in the view's index array."""
+        first = (self._offsets[INDEX][shard] + BLOCK_BYTES) // 8
+        return first, first + self.control.positions(shard)
+
+    def record_words(self, shard: int, slots: int) -> np.ndarray:
+        """Return the first `slots` records of a shard as uint64[slots, 16], without a copy."""
+        assert self.view is not None
+        first = (self._offsets[RECORDS][shard] + BLOCK_BYTES) // 8
+        return self.view.records[first : first + slots * RECORD_WORDS].reshape(slots, RECORD_WORDS)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of all record and index files."""
+        return sum(sum(sizes) for sizes in self._sizes)
+
+    def coverage(self) -> tuple[Coverage, Coverage]:
+        """Return what is resident and huge, of the records and of the index."""
+        return self._reservations[RECORDS].coverage(), self._reservations[INDEX].coverage()
+
+    def will_need(self) -> None:
+        """Ask the kernel to read the files ahead into the page cache."""
+        for which in (RECORDS, INDEX):
+            for shard in range(self.count):
+                self._reservations[which].advise(self._offsets[which][shard], self._sizes[shard][which], MADV_WILLNEED)
+
+    def drop_cache(self) -> None:
+        """Ask the kernel to forget clean cached pages of the files (for measuring cold starts)."""
+        for pair in self._fds:
+            for fd in pair:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        """Close the files; the memory goes when the last array over it goes."""
+        for pair in self._fds:
+            for fd in pair:
+                if fd >= 0:
+                    self.files.close(fd)
+        self._fds = []
+        self.view = None
+        self._reservations = ()
+
+    def _grant_hugepages(self) -> str:
+        """Return the kind of huge pages to use: what was asked for, or "off" with a note why not."""
+        asked = self.options.hugepages
+        reason = ""
+        if asked == "hugetlb":
+            need = round_up(self.control.image_bytes, HUGE_BYTES) // HUGE_BYTES
+            if self.way != "memory":
+                reason = f'hugetlb pages cannot map a file; storage is "{self.way}"'
+            elif hugetlb_pages_free() < need:
+                reason = f"hugetlb pages: {need} needed, {hugetlb_pages_free()} free"
+        elif asked == "thp" and thp_setting() in ("never", "absent"):
+            reason = f"the kernel's transparent huge pages are set to {thp_setting()}"
+        if not reason:
+            return asked
+        if self.options.require:
+            raise UnavailableError(reason, field="hugepages")
+        self.notes.append(reason)
+        return "off"
+
+
+def _offsets(sizes: list[int]) -> list[int]:
+    """Return where each part begins, on 2 MiB boundaries, and behind them the end of all."""
+    offsets = [0]
+    for size in sizes:
+        offsets.append(offsets[-1] + round_up(size, HUGE_BYTES))
+    return offsets
