@@ -11,34 +11,44 @@
 ...     book.get(bytes([7] * 32)).balance, len(book)
 (250, 2)
 >>> folder.cleanup()
+
+Importing this package imports neither numpy nor numba: each name is fetched from its module when it is first asked
+for, so that the command line answers at once.
 """
 
-from ledger.errors import (
-    BatchTooLargeError,
-    CapacityError,
-    ClosedError,
-    CorruptControlError,
-    CorruptIndexError,
-    CorruptionError,
-    CorruptLogError,
-    CorruptRecordError,
-    FailStopError,
-    ForkedError,
-    FormatError,
-    InvalidInputError,
-    LedgerError,
-    LedgerNotFoundError,
-    LockedError,
-    OptionsError,
-    ReadOnlyError,
-    SalvageNeededError,
-    UnavailableError,
-    UnsupportedVersionError,
-    WrongLedgerError,
-)
-from ledger.inputs import Account
-from ledger.layout import ACCOUNT
-from ledger.options import Options
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ledger.engine.warmup import warm_up
+    from ledger.errors import (
+        BatchTooLargeError,
+        CapacityError,
+        ClosedError,
+        CorruptControlError,
+        CorruptIndexError,
+        CorruptionError,
+        CorruptLogError,
+        CorruptRecordError,
+        FailStopError,
+        ForkedError,
+        FormatError,
+        InvalidInputError,
+        LedgerError,
+        LedgerNotFoundError,
+        LockedError,
+        OptionsError,
+        ReadOnlyError,
+        SalvageNeededError,
+        UnavailableError,
+        UnsupportedVersionError,
+        WrongLedgerError,
+    )
+    from ledger.inputs import Account
+    from ledger.layout import ACCOUNT
+    from ledger.ledger import GeometricLedger
+    from ledger.options import Options
+    from ledger.stats import LedgerStats, VerifyReport
 
 __version__ = "0.1.0"
 __all__ = [
@@ -72,22 +82,25 @@ __all__ = [
     "warm_up",
 ]
 
+# Where the names that are no errors live.
+_MODULES = {
+    "ACCOUNT": "layout",
+    "Account": "inputs",
+    "GeometricLedger": "ledger",
+    "LedgerStats": "stats",
+    "Options": "options",
+    "VerifyReport": "stats",
+    "warm_up": "engine.warmup",
+}
 
-def __getattr__(name: str):  # noqa: ANN202
-    """Import what needs numba only when it is asked for: `import ledger` stays instant for the command line."""
-    if name == "GeometricLedger":
-        from ledger.ledger import GeometricLedger
 
-        return GeometricLedger
-    if name == "warm_up":
-        from ledger.engine.warmup import warm_up
-
-        return warm_up
-    if name in ("LedgerStats", "VerifyReport"):
-        from ledger import stats
-
-        return getattr(stats, name)
-    raise AttributeError(f"module 'ledger' has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    """Fetch a public name from its module, once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -18,10 +18,16 @@ from ledger.engine.commit import Committer, DirectCommitter, LoggedCommitter
 from ledger.engine.lookup import Reader
 from ledger.engine.passes import Passes, Progress, corrupt_record
 from ledger.engine.pool import Pool
-from ledger.engine.recovery import RecoveryReport, log_scan, recover, was_closed_cleanly
+from ledger.engine.recovery import (
+    RecoveryReport,
+    log_scan,
+    recover,
+    start_state,
+    was_closed_cleanly,
+    was_mapped,
+)
 from ledger.errors import (
     ClosedError,
-    CorruptionError,
     FailStopError,
     ForkedError,
     LedgerNotFoundError,
@@ -29,6 +35,7 @@ from ledger.errors import (
     ReadOnlyError,
 )
 from ledger.inputs import Account, check_rows, key_words, record_words
+from ledger.kernels.intrinsics import checksum_words
 from ledger.kernels.records import export_records
 from ledger.layout import (
     ACCOUNT,
@@ -168,8 +175,20 @@ class GeometricLedger:
         interval = self.options.sync_interval_s if self.options.durability == "async" else None
         return LoggedCommitter(
             self._applier, self._gate, self._log, rows_max=self.options.batch_rows_max, sync_interval_s=interval,
-            make_room=self._checkpoint,
+            make_room=self._weak_checkpoint(),
         )  # fmt: skip
+
+    def _weak_checkpoint(self) -> Callable[[], Any]:
+        """Return what takes a checkpoint, without keeping the handle: the committer's thread outlives nobody."""
+        method = weakref.WeakMethod(self._checkpoint)
+
+        def checkpoint() -> int:
+            bound = method()
+            if bound is None:
+                raise ClosedError("the handle was forgotten")
+            return bound()
+
+        return checkpoint
 
     def _sync_mapped(self) -> tuple[float, Callable[[], Any]] | None:
         """Return interval and function of the periodic msync, in the mode that has one."""
@@ -402,7 +421,8 @@ class GeometricLedger:
         if not count:
             return int(self._state[STATE_COMMITTED])
         check_rows(count, self.options.batch_rows_max)
-        self._passes.check_all()
+        if not self._passes.all_checked:
+            self._passes.check_all()
         lsn = self._committer.commit(rows, keys)
         self._batches += 1
         self._rows += count
@@ -638,6 +658,8 @@ class _Opener:
         table = np.zeros(shards, CONTROL_SHARD)
         table["slots"] = slots_for(capacity, shards)
         table["positions"] = positions_for(slots_for(capacity, shards), index_load)
+        positions = int(table["positions"][0])
+        table["index_crc"] = checksum_words(np.zeros(positions, np.uint64), 0, positions)
         control = Control(
             ledger_id=uuid.uuid4().bytes,
             table=table,
@@ -663,17 +685,14 @@ class _Opener:
         self._fit_options()
         control, report = self.control, self.report
         report.clean = was_closed_cleanly(self.files, self.path, control)
-        empty = not report.clean and control.checkpoint_lsn == 0
-        options = self.options
-        if empty and self.read_only:
-            options = options.with_values(storage="memory", durability="none")
-        self.shards = Shards(self.files, self.path, control, options, writable=not self.read_only)
-        mapped_before = control.storage == "shared" and control.durability in ("none", "msync")
-        if empty and not self.read_only and not mapped_before:
-            self.shards.create_files()
+        mapped = was_mapped(control)
+        way = self._way_to_recover()
+        if not report.clean and control.checkpoint_lsn == 0 and not mapped:
+            way = self._start_empty(way)
+        self.shards = Shards(self.files, self.path, control, self.options, writable=not self.read_only, way=way)
         with report.phase("map"):
             self.shards.open()
-        if not report.clean:
+        if not report.clean and not mapped:
             self._take_journal()
         self._fill_view()
         scan = None
@@ -687,6 +706,31 @@ class _Opener:
             with report.phase("ready"):
                 self._make_ready(scan)
         return self
+
+    def _way_to_recover(self) -> str:
+        """Return the storage way to open with: mapped files are mended in place, everything else is not."""
+        asked = self.options.storage
+        if self.report.clean or self.read_only:
+            return asked
+        if was_mapped(self.control):
+            return "shared"
+        return "private" if asked == "shared" else asked
+
+    def _start_empty(self, way: str) -> str:
+        """Drop an image that never counted; read-only, look at nothing of it."""
+        if self.read_only:
+            return "memory"
+        Shards(self.files, self.path, self.control, self.options, writable=True).create_files()
+        return way
+
+    def _change_way(self) -> None:
+        """Open the recovered image again, the way that the options ask for."""
+        self.shards.close()
+        self.pool.close()
+        self.shards = Shards(self.files, self.path, self.control, self.options, writable=True)
+        self.shards.open()
+        self._fill_view()
+        start_state(self.control, self.shards, self.control.checkpoint_lsn)
 
     def _fill_view(self) -> None:
         """Make what works on the view."""
@@ -735,6 +779,8 @@ class _Opener:
             take_checkpoint(self.files, self.path, control, self.shards, self.log)
         else:
             control.write(self.files, self.path)
+        if self.shards.way != options.storage:
+            self._change_way()
         self.shards.start_epoch(control.epoch)
         remove_clean(self.files, self.path)
         if options.durability in ("none", "msync") and self.log is not None:
@@ -774,5 +820,3 @@ def _disown_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_disown_in_child)
-
-assert CorruptionError  # named in docstrings

@@ -24,7 +24,7 @@ class Scratch:
     """Memory that the lanes of one kernel call work in."""
 
     def __init__(self, lanes: int) -> None:
-        self.words = np.zeros((lanes, 3, batch.RING), np.uint32)
+        self.words = np.zeros((lanes, 4, batch.RING), np.uint32)
         self.rings = np.zeros((lanes, 3, batch.RING), np.uint64)
         self.counters = np.zeros((lanes, batch.COUNT_WORDS), np.uint64)
 

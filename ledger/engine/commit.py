@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ledger.engine.apply import NO_DELETES, Applier
-from ledger.errors import CapacityError, ClosedError, FailStopError, LedgerError
+from ledger.errors import BatchTooLargeError, CapacityError, ClosedError, FailStopError
 from ledger.kernels.batch import publish
 from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
 from ledger.storage.frames import frame_bytes
@@ -273,10 +273,11 @@ class LoggedCommitter:
     def close(self) -> None:
         """Commit what waits, then end the threads."""
         with self._close_lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._queue.put(None)
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        if threading.current_thread() is self._thread:
+            return  # the last handle was forgotten while this thread took a snapshot for it
         self._thread.join()
         self._stop_syncing.set()
         if self._syncer is not None:
@@ -318,11 +319,12 @@ class LoggedCommitter:
         while True:
             try:
                 if ahead is None:
-                    request = self._take(block=True)
+                    request = self._take()
                     if request is None:
                         return
                     if request.call is not None:
                         self._call(request)
+                        request = None  # it may hold the last reference to the handle
                         continue
                     ahead = self._start_alone(request)
                     if ahead is None:
@@ -342,57 +344,60 @@ class LoggedCommitter:
                     self._refuse(frame.requests if frame else [])
                 current = ahead = None
 
-    def _take(self, *, block: bool) -> Request | None:
-        """Return the next request; the end of the queue and a close are both None."""
-        if not self._waiting and block:
-            self._waiting.append(self._queue.get())
+    def _look(self) -> None:
+        """Move what callers have queued to where the committer can look at it in order."""
         while True:
             try:
                 self._waiting.append(self._queue.get_nowait())
             except queue.Empty:
-                break
-        if not self._waiting:
-            return None
-        request = self._waiting.popleft()
-        if request is not None and self._failed is not None:
+                return
+
+    def _take(self) -> Request | None:
+        """Wait for the next request; None says that the ledger is being closed."""
+        while True:
+            if not self._waiting:
+                self._waiting.append(self._queue.get())
+            self._look()
+            request = self._waiting.popleft()
+            if request is None or self._failed is None:
+                return request
             self._refuse([request])
-            return self._take(block=block)
-        return request
 
     def _start_alone(self, request: Request) -> Frame | None:
         """Start a frame while none is under way: plan, make room in the log, write."""
+        requests = [request]
         try:
             self._applier.check_room(request.rows)
-        except CapacityError as error:
-            request.error = error
-            request.done.release()
-            return None
-        try:
             requests = self._gather(request, int(self._applier.free_slots().min()))
             return self._start(requests, room=True)
-        except LedgerError as error:
-            if isinstance(error, FailStopError):
-                raise
-            request.error = error
-            request.done.release()
+        except (CapacityError, BatchTooLargeError) as error:
+            self._answer(requests, error)
             return None
+        except BaseException as error:
+            self.fail(error)
+            self._refuse(requests)
+            raise
 
     def _start_beside(self, current: Frame) -> Frame | None:
         """Start a frame while `current` is under way, if one waits and nothing speaks against it."""
-        request = self._take(block=False) if not self._waiting or self._waiting[0] is not None else None
-        if request is None:
-            return None
+        self._look()
+        request = self._waiting[0] if self._waiting else None
         headroom = int(self._applier.free_slots().min()) - len(current.rows)
-        if request.call is None and len(request.rows) <= headroom and self._has_room(request.size):
-            requests = self._gather(request, headroom)
-            try:
-                return self._start(requests, room=False)
-            except BaseException as error:
-                self.fail(error)
-                self._refuse(requests)
-                raise
-        self._waiting.appendleft(request)
-        return None
+        if (
+            request is None
+            or request.call is not None
+            or len(request.rows) > headroom
+            or not self._has_room(request.size)
+        ):
+            return None
+        self._waiting.popleft()
+        requests = self._gather(request, headroom)
+        try:
+            return self._start(requests, room=False)
+        except BaseException as error:
+            self.fail(error)
+            self._refuse(requests)
+            raise
 
     def _gather(self, request: Request, headroom: int) -> list[Request]:
         """Return the requests that share a frame with `request`; one with deletes ends its frame."""
@@ -473,7 +478,12 @@ class LoggedCommitter:
     def _refuse(self, requests: list[Request]) -> None:
         """Give every request the reason why the writer stopped."""
         for request in requests:
-            request.error = _stopped(self._failed)
+            self._answer([request], _stopped(self._failed))
+
+    def _answer(self, requests: list[Request], error: BaseException) -> None:
+        """Tell the callers that their batches were not committed."""
+        for request in requests:
+            request.error = error
             request.done.release()
 
     def _sync_loop(self, interval_s: float) -> None:

@@ -94,7 +94,8 @@ class Reader:
         ----------
         keys : uint64[n, 4]
         """
-        self._passes.check_all()
+        if not self._passes.all_checked:
+            self._passes.check_all()
         applier = self._applier
         out = np.empty((len(keys), 8), np.uint64)
         found = np.empty(len(keys), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -59,6 +60,8 @@ class Passes:
         self.shards = shards
         self.view = shards.view
         self.applier = applier
+        self.all_checked = False
+        self._check_lock = threading.Lock()
 
     def _word(self, shard: int, word: int) -> np.uint64:
         return self.view.shards[shard * SHARD_WORDS + word]
@@ -116,16 +119,29 @@ class Passes:
 
     def check_index(self, shard: int, progress: Progress | None = None) -> bool:
         """Check a shard's index once, and rebuild it from the records if it does not fit; tell whether it fitted."""
-        whole = self.index_is_whole(shard)
+        with self._check_lock:
+            return self._check_index(shard, progress)
+
+    def _check_index(self, shard: int, progress: Progress | None) -> bool:
+        if self._word(shard, SHARD_CHECKED):
+            return True
+        whole = shard not in self.shards.broken_indexes and self.index_is_whole(shard)
         if not whole:
             self.rebuild(shard, progress)
         self.view.shards[shard * SHARD_WORDS + SHARD_CHECKED] = 1
         return whole
 
     def check_all(self, progress: Progress | None = None) -> list[int]:
-        """Check the index of every shard that was not checked yet; return the shards that were rebuilt."""
-        waiting = [s for s in range(self.shards.count) if not self._word(s, SHARD_CHECKED)]
-        fits = self.applier.pool.map(lambda number: self.check_index(waiting[number], progress), len(waiting))
+        """Check the index of every shard that was not checked yet; return the shards that were rebuilt.
+
+        Writers call this before their first batch, so that no index is checked while it changes.
+        """
+        if self.all_checked:
+            return []
+        with self._check_lock:
+            waiting = [s for s in range(self.shards.count) if not self._word(s, SHARD_CHECKED)]
+            fits = self.applier.pool.map(lambda number: self._check_index(waiting[number], progress), len(waiting))
+            self.all_checked = True
         return [shard for shard, fitted in zip(waiting, fits, strict=True) if not fitted]
 
     def rebuild(self, shard: int, progress: Progress | None = None) -> None:

@@ -137,16 +137,17 @@ def recover(
     """
     view = shards.view
     assert view is not None
-    mapped = int(view.state[STATE_COMMITTED]) if int(view.state[STATE_EPOCH]) == control.epoch else None
-    start_state(control, shards, control.checkpoint_lsn)
     report.checkpoint_lsn = control.checkpoint_lsn
+    if not report.clean and was_mapped(control):
+        with report.phase("roll back"):
+            _recover_mapped(control, shards, passes, report, salvage, progress)
+        report.lsn = int(view.state[STATE_COMMITTED])
+        return
+    start_state(control, shards, control.checkpoint_lsn)
     if report.clean:
         for shard in sorted(shards.broken_indexes):
             passes.check_index(shard, progress)
             report.indexes_rebuilt.append(shard)
-    elif control.storage == "shared" and shards.way != "memory" and control.durability in ("none", "msync"):
-        with report.phase("roll back"):
-            _recover_mapped(control, shards, passes, report, mapped, salvage, progress)
     else:
         with report.phase("check index"):
             report.indexes_rebuilt += passes.check_all(progress)
@@ -158,6 +159,11 @@ def recover(
                 passes.recount()
             report.recounted = True
     report.lsn = int(view.state[STATE_COMMITTED])
+
+
+def was_mapped(control: Control) -> bool:
+    """Tell whether the last writer worked in mapped files, which hold what it did without a log."""
+    return control.storage == "shared"
 
 
 def start_state(control: Control, shards: Shards, lsn: int) -> None:
@@ -201,13 +207,15 @@ def _recover_mapped(
     shards: Shards,
     passes: Passes,
     report: RecoveryReport,
-    mapped: int | None,
     salvage: bool,
     progress: Progress | None,
 ) -> None:
     """Undo the batch in flight in files that the kernel wrote back; after a loss of power keep what is whole."""
     assert shards.view is not None
     state = shards.view.state
+    # A kill between the two may leave the mapped state one epoch ahead of the control block.
+    ours = int(state[STATE_EPOCH]) in (control.epoch, control.epoch + 1)
+    mapped = int(state[STATE_COMMITTED]) if ours else None
     power_lost = control.boot_id != boot_id() or mapped is None
     if power_lost and not salvage:
         raise SalvageNeededError(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ledger.kernels.hashing import hash1, hash8
+from ledger.kernels.hashing import hash1, hash8, hash8_finish, hash8_part, hash8_start
 from ledger.kernels.index import NONE, find_slot, home_of, key_matches, place, probe, shard_of
 from ledger.kernels.intrinsics import (
     compare_swap,
@@ -34,6 +34,7 @@ from ledger.kernels.records import TAINTED, clear_broken_cells, read_cell, write
 from ledger.layout import (
     FLAG_LIVE,
     FLAG_ROW_SHIFT,
+    KEY_WORDS,
     PROBE_BUCKETS,
     RECORD_WORDS,
     RECORDS_PER_BLOCK,
@@ -104,27 +105,72 @@ RING_MASK = RING - 1
 MASK = np.uint64(RING_MASK)
 
 
-@kernel(inline=True)
-def hash_ahead(rows, row, stop, at, given, key, words, shards, shard_count, index, spots, homes, ahead):
-    """Fill the ring from place `at` for the eight rows from `row`: shard, home, fingerprint; prefetch the homes."""
+@kernel
+def hash_some(rows, row, first, stop, given, offset, key, words):
+    """Hash up to eight rows from `row` into the ring: the first group, the last, and any by another hash."""
     count = min(8, stop - row)
+    at = (row - first) & RING_MASK
     if given.shape[1] > 0:
         for lane in range(count):
             for word in range(3):
-                words[word, at + lane] = given[word, row + lane]
+                words[word, at + lane] = given[word, offset + row + lane]
     elif count == 8:
         hash8(rows, row, key, words, at)
     else:
         for lane in range(count):
             hash1(rows, row + lane, key, words, at + lane)
-    for lane in range(count):
-        spot = np.uint64(at + lane)
-        shard = shard_of(words[U0, spot], shard_count)
-        home = home_of(words[U1, spot], shards[shard * SHARD + POSITIONS])
-        spots[spot] = shard
-        homes[spot] = home
-        if ahead:
-            prefetch_read(index, shards[shard * SHARD + BASE] + home)
+
+
+@kernel(inline=True)
+def hash_ahead(rows, step, first, stop, given, offset, key, words):
+    """Do an eighth of the work of hashing the group of eight rows behind the one that `step` is in.
+
+    The hash leaves the memory idle, so it is cut into pieces that run while cache misses are under way.
+    """
+    phase = (step - first) & 7
+    group = step - phase + 8
+    if group >= stop:
+        return
+    at = (group - first) & RING_MASK
+    if group + 8 <= stop and given.shape[1] == 0:
+        state = words[3]
+        if phase == 0:
+            hash8_start(rows, group, key, state)
+        elif phase == 1:
+            hash8_part(state, 0)
+        elif phase == 3:
+            hash8_part(state, 1)
+        elif phase == 5:
+            hash8_part(state, 2)
+        elif phase == 7:
+            hash8_part(state, 3)
+            hash8_finish(state, words, at)
+    elif phase == 7:
+        hash_some(rows, group, first, stop, given, offset, key, words)
+
+
+@kernel(inline=True)
+def find_home(index, shards, shard_count, words, spots, homes, at, ahead):
+    """Work out shard and home of the row at place `at` of the ring, and ask for the line of the home."""
+    shard = shard_of(words[U0, at], shard_count) * SHARD
+    home = home_of(words[U1, at], shards[shard + POSITIONS])
+    spots[at] = shard
+    homes[at] = home
+    if ahead:
+        prefetch_read(index, shards[shard + BASE] + home)
+
+
+@kernel(inline=True)
+def find_entry(index, shards, words, spots, homes, slots, at, counters):
+    """Probe for the row at place `at` of the ring; return the first word of its record, or NONE."""
+    shard = spots[at]
+    used = load_acquire(shards, shard + USED)
+    _, slot, steps = probe(
+        index, shards[shard + BASE], shards[shard + POSITIONS], homes[at], np.uint64(words[U2, at]), used
+    )
+    slots[at] = slot
+    counters[np.uint64(COUNT_PROBES) + min(steps, LAST_BUCKET)] += U1
+    return slot if slot == NONE else (shards[shard + RECORDS] + slot) * WORDS
 
 
 @kernel
@@ -200,7 +246,7 @@ def write_row(records, dirty, shards, shard, slot, rows, row, number, lsn, is_de
 
 
 @kernel
-def update_range(view, pending, rows, given, key, settings, first, stop, number, is_delete, counters, rings):
+def update_range(view, pending, rows, given, key, settings, first, stop, number, counters, rings):
     """Write the rows first..stop-1 whose keys exist; note the others in `pending`.
 
     Parameters
@@ -212,7 +258,7 @@ def update_range(view, pending, rows, given, key, settings, first, stop, number,
     rows : uint64[n, 8] or uint64[n, 4]
         Rows, or keys of deletes.
     number : int64
-        Number in the frame of row 0 of `rows`.
+        Number in the frame of row 0 of `rows`; `given` counts in the same way.
 
     Returns
     -------
@@ -224,29 +270,22 @@ def update_range(view, pending, rows, given, key, settings, first, stop, number,
     distance = np.int64(settings[SET_DISTANCE])
     shared = settings[SET_LANES] > U1
     redo = settings[SET_REDO] != U0
+    offset = number
     number = np.uint64(number)
+    is_delete = rows.shape[1] == KEY_WORDS
     words, spots, homes, slots = rings
-    fingerprints = words[2]
     count = 0
     ahead = distance > 0
+    shard_count = settings[SET_SHARDS]
+    hash_some(rows, first, first, stop, given, offset, key, words)
     for step in range(first, stop + 2 * distance):
-        if step < stop and (step - first) & 7 == 0:
-            hash_ahead(
-                rows, step, stop, (step - first) & RING_MASK, given, key, words, shards, settings[SET_SHARDS], index,
-                spots, homes, ahead,
-            )  # fmt: skip
+        if step < stop:
+            hash_ahead(rows, step, first, stop, given, offset, key, words)
+            find_home(index, shards, shard_count, words, spots, homes, np.uint64(step - first) & MASK, ahead)
         behind = step - distance
         if first <= behind < stop:
-            at = np.uint64(behind - first) & MASK
-            shard = spots[at] * SHARD
-            used = shards[shard + USED]
-            _, slot, steps = probe(
-                index, shards[shard + BASE], shards[shard + POSITIONS], homes[at], np.uint64(fingerprints[at]), used
-            )
-            slots[at] = slot
-            counters[np.uint64(COUNT_PROBES) + min(steps, LAST_BUCKET)] += U1
-            if ahead and slot != NONE:
-                record = (shards[shard + RECORDS] + slot) * WORDS
+            record = find_entry(index, shards, words, spots, homes, slots, np.uint64(behind - first) & MASK, counters)
+            if ahead and record != NONE:
                 prefetch_write(records, record)
                 prefetch_write(records, record + U8)
         behind = step - 2 * distance
@@ -257,32 +296,35 @@ def update_range(view, pending, rows, given, key, settings, first, stop, number,
         shard = spots[at]
         slot = slots[at]
         if slot != NONE:
-            record = (shards[shard * SHARD + RECORDS] + slot) * WORDS
+            record = (shards[shard + RECORDS] + slot) * WORDS
             if not key_matches(records, record, rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3]):
                 slot, _ = find_slot(
-                    index, records, shards, shard, homes[at], np.uint64(fingerprints[at]),
+                    index, records, shards, shard // SHARD, homes[at], np.uint64(words[U2, at]),
                     rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3],
                 )  # fmt: skip
         if slot == NONE:
-            pending[U0, number + row] = ((shard << U32) | np.uint64(fingerprints[at])) + U1
+            pending[U0, number + row] = (((shard // SHARD) << U32) | np.uint64(words[U2, at])) + U1
             pending[U1, number + row] = homes[at]
             count += 1
             continue
         pending[U0, number + row] = U0
         if redo:
             clear_broken_cells(
-                records, (shards[shard * SHARD + RECORDS] + slot) * WORDS, shards[shard * SHARD + SEED], slot
+                records, (shards[shard + RECORDS] + slot) * WORDS, shards[shard + SEED], slot
             )
-        write_row(records, dirty, shards, shard, slot, rows, row, number + row, lsn, is_delete, shared, counters)
+        write_row(
+            records, dirty, shards, shard // SHARD, slot, rows, row, number + row, lsn, is_delete, shared, counters
+        )
     return count
 
 
 @kernel
-def enter_row(view, index_dirty, pending, rows, row, number, lsn, is_delete, redo, counters):
+def enter_row(view, index_dirty, pending, rows, row, number, lsn, redo, counters):
     """Write one noted row: into a new slot, or into the one that an earlier row of the frame made."""
     index, records, shards, dirty = view
     row = np.uint64(row)
     number = np.uint64(number)
+    is_delete = rows.shape[1] == KEY_WORDS
     noted = pending[U0, number + row] - U1
     shard = noted >> U32
     fingerprint = noted & np.uint64(0xFFFFFFFF)
@@ -319,7 +361,7 @@ def enter_row(view, index_dirty, pending, rows, row, number, lsn, is_delete, red
 @kernel
 def enter_part(view, index_dirty, pending, rows, deletes, settings, part, parts, job, counters):
     """Enter the noted rows of the shards of one part, rows first, then deletes, in their order."""
-    index, records, shards, dirty = view
+    index, _, shards, _ = view
     lsn = settings[SET_LSN]
     redo = settings[SET_REDO] != U0
     distance = np.int64(settings[SET_DISTANCE])
@@ -336,18 +378,18 @@ def enter_part(view, index_dirty, pending, rows, deletes, settings, part, parts,
         if pending[0, number] == U0 or (pending[0, number] - U1) & mask != want:
             continue
         if number < n_rows:
-            status = enter_row(view, index_dirty, pending, rows, number, 0, lsn, False, redo, counters)
+            status = enter_row(view, index_dirty, pending, rows, number, n_rows - n_rows, lsn, redo, counters)
         else:
-            status = enter_row(
-                view, index_dirty, pending, deletes, number - n_rows, n_rows, lsn, True, redo, counters
-            )
+            status = enter_row(view, index_dirty, pending, deletes, number - n_rows, n_rows, lsn, redo, counters)
         if status != np.int64(0):
             job[JOB_ROW] = np.uint64(number)
             store_release(job, np.uint64(JOB_STATUS), np.uint64(status))
 
 
 @kernel
-def apply_frame(view, index_dirty, state, pending, rows, deletes, given, key, settings, job, counters, words, ring, lane):
+def apply_frame(
+    view, index_dirty, state, pending, rows, deletes, given, key, settings, job, counters, words, ring, lane
+):
     """Work on a frame until nothing of it is left; lane 0 then adds up the counters and may publish.
 
     Parameters
@@ -364,7 +406,7 @@ def apply_frame(view, index_dirty, state, pending, rows, deletes, given, key, se
     key : uint32[8]
     settings, job : uint64[8], uint64[16]
     counters : uint64[lanes, 264]
-    words, ring : uint32[lanes, 3, 256], uint64[lanes, 3, 256]
+    words, ring : uint32[lanes, 4, 256], uint64[lanes, 3, 256]
         Scratch of each thread.
     lane : int64
         Number of this thread, 0 for the one that owns the frame.
@@ -392,11 +434,11 @@ def apply_frame(view, index_dirty, state, pending, rows, deletes, given, key, se
         missed = 0
         middle = min(max(first, np.int64(n_rows)), stop)
         if first < middle:
-            missed += update_range(view, pending, rows, given, key, settings, first, middle, 0, False, mine, rings)
+            missed += update_range(view, pending, rows, given, key, settings, first, middle, np.int64(0), mine, rings)
         if middle < stop:
             base = np.int64(n_rows)
             missed += update_range(
-                view, pending, deletes, given[:, base:], key, settings, middle - base, stop - base, base, True, mine, rings
+                view, pending, deletes, given, key, settings, middle - base, stop - base, base, mine, rings
             )
         if missed > 0:
             fetch_add(job, np.uint64(JOB_MISSED), np.uint64(missed))
@@ -455,26 +497,18 @@ def read_range(view, rows, given, key, settings, first, stop, out, found, job, c
     committed = settings[SET_LSN]
     distance = np.int64(settings[SET_DISTANCE])
     words, spots, homes, slots = rings
-    fingerprints = words[2]
     ahead = distance > 0
+    shard_count = settings[SET_SHARDS]
+    offset = first - first  # not a literal, for which numba would compile everything once more
+    hash_some(rows, first, first, stop, given, offset, key, words)
     for step in range(first, stop + 2 * distance):
-        if step < stop and (step - first) & 7 == 0:
-            hash_ahead(
-                rows, step, stop, (step - first) & RING_MASK, given, key, words, shards, settings[SET_SHARDS], index,
-                spots, homes, ahead,
-            )  # fmt: skip
+        if step < stop:
+            hash_ahead(rows, step, first, stop, given, offset, key, words)
+            find_home(index, shards, shard_count, words, spots, homes, np.uint64(step - first) & MASK, ahead)
         behind = step - distance
         if first <= behind < stop:
-            at = np.uint64(behind - first) & MASK
-            shard = spots[at] * SHARD
-            used = load_acquire(shards, shard + USED)
-            _, slot, steps = probe(
-                index, shards[shard + BASE], shards[shard + POSITIONS], homes[at], np.uint64(fingerprints[at]), used
-            )
-            slots[at] = slot
-            counters[np.uint64(COUNT_PROBES) + min(steps, LAST_BUCKET)] += U1
-            if ahead and slot != NONE:
-                record = (shards[shard + RECORDS] + slot) * WORDS
+            record = find_entry(index, shards, words, spots, homes, slots, np.uint64(behind - first) & MASK, counters)
+            if ahead and record != NONE:
                 prefetch_read(records, record)
                 prefetch_read(records, record + U8)
         behind = step - 2 * distance
@@ -486,20 +520,20 @@ def read_range(view, rows, given, key, settings, first, stop, out, found, job, c
         slot = slots[at]
         k0, k1, k2, k3 = rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3]
         if slot != NONE:
-            record = (shards[shard * SHARD + RECORDS] + slot) * WORDS
+            record = (shards[shard + RECORDS] + slot) * WORDS
             if not key_matches(records, record, k0, k1, k2, k3):
                 slot, _ = find_slot(
-                    index, records, shards, shard, homes[at], np.uint64(fingerprints[at]), k0, k1, k2, k3
+                    index, records, shards, shard // SHARD, homes[at], np.uint64(words[U2, at]), k0, k1, k2, k3
                 )
         status = np.int64(1)
         balance = nonce = staked = modified = U0
         if slot != NONE:
-            record = (shards[shard * SHARD + RECORDS] + slot) * WORDS
+            record = (shards[shard + RECORDS] + slot) * WORDS
             status, balance, nonce, staked, modified = read_cell(
-                records, record, committed, shards[shard * SHARD + SEED], slot
+                records, record, committed, shards[shard + SEED], slot
             )
         if status == np.int64(STATUS_RETRY) or status == np.int64(STATUS_CORRUPT):
-            job[JOB_ROW] = (shard << U32) | slot
+            job[JOB_ROW] = ((shard // SHARD) << U32) | slot
             store_release(job, np.uint64(JOB_STATUS), np.uint64(status))
             return
         found[row] = status == np.int64(0)

@@ -133,9 +133,7 @@ class Control:
         items = self.positions(shard) if which else self.slots(shard)
         return encode_file_header(self.ledger_id, shard, self.generation(shard), which, items)
 
-    def open_checked(
-        self, files: Files, path: Path, shard: int, which: int, size: int, writable: bool
-    ) -> int:
+    def open_checked(self, files: Files, path: Path, shard: int, which: int, size: int, writable: bool) -> int:
         """Open a file of a shard, check its size and header, and return its descriptor.
 
         Raises
@@ -152,9 +150,7 @@ class Control:
         try:
             found = files.size(fd)
             if found >= BLOCK_BYTES:
-                check_file_header(
-                    files.pread(fd, BLOCK_BYTES, 0), self.file_header(shard, which), which, path
-                )
+                check_file_header(files.pread(fd, BLOCK_BYTES, 0), self.file_header(shard, which), which, path)
             if found < size:
                 raise CorruptionError(f"{path} has {found} bytes, not {size}", path=path, offset=found)
         except BaseException:
@@ -259,9 +255,7 @@ class Control:
         finally:
             files.close(fd)
         if not found:
-            raise CorruptControlError(
-                f"{name}: neither copy of the control block is whole", path=name, offset=0
-            )
+            raise CorruptControlError(f"{name}: neither copy of the control block is whole", path=name, offset=0)
         if len({control.ledger_id for control in found}) > 1:
             raise CorruptControlError(f"{name}: the two copies are of two ledgers", path=name, offset=0)
         return max(found, key=lambda control: control.sequence)

@@ -104,9 +104,7 @@ class AioWrite:
         """Wait until the write is durable; may be called again after an interruption or an error."""
         event = self._event
         while not event.control:  # filled in by the kernel before the call returns: no completion can be lost
-            got = _call(
-                "io_getevents", self._context, ctypes.c_long(1), ctypes.c_long(1), ctypes.byref(event), None
-            )
+            got = _call("io_getevents", self._context, ctypes.c_long(1), ctypes.c_long(1), ctypes.byref(event), None)
             code = ctypes.get_errno()
             if got < 0 and code != errno.EINTR:
                 raise OSError(code, os.strerror(code))
@@ -164,10 +162,7 @@ def shorten_slice() -> bool:
     attributes[3] = SLICE_NS  # sched_runtime: the slice of SCHED_OTHER
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     attributes.view(np.int32)[4] = nice
-    return (
-        _call("sched_setattr", ctypes.c_int(0), ctypes.c_void_p(attributes.ctypes.data), ctypes.c_uint(0))
-        == 0
-    )
+    return _call("sched_setattr", ctypes.c_int(0), ctypes.c_void_p(attributes.ctypes.data), ctypes.c_uint(0)) == 0
 
 
 def _write(fd: int, buffer: np.ndarray, offset: int, sync: bool) -> None:

@@ -15,7 +15,7 @@ import struct
 from collections import deque, namedtuple
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from blake3 import blake3
@@ -55,8 +55,19 @@ def _struct_of(dtype: np.dtype) -> struct.Struct:
 _HEADER_STRUCT: Final = _struct_of(FRAME_HEADER)
 assert _HEADER_STRUCT.size == FRAME_HEADER_BYTES
 
-#: The fields of FRAME_HEADER as plain integers and bytes.
-Header = namedtuple("Header", FRAME_HEADER.names or ())
+
+class Header(namedtuple("_Fields", FRAME_HEADER.names or ())):
+    """The fields of a FRAME_HEADER as plain integers and bytes, by attribute or like a record by name."""
+
+    __slots__ = ()
+
+    def __getitem__(self, key: Any) -> Any:
+        return getattr(self, key) if isinstance(key, str) else super().__getitem__(key)
+
+    @property
+    def supply(self) -> int:
+        """The sum of all live balances as of `known_lsn`."""
+        return self.supply_hi << 64 | self.supply_lo
 
 
 def payload_bytes(rows: int, deletes: int) -> int:

@@ -79,7 +79,8 @@ class Log:
         self.digest = digest
         self.frames = self.bytes_written = self.rolls = self.roll_wait_ns = 0
         self._pool = BufferPool()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # over lsn, durable_lsn and the two lists
+        self._sync_lock = threading.Lock()  # one sync at a time: the second waits for what the first makes durable
         self._in_flight: list[Ticket] = []
         self._unsynced: list[Segment] = []
         self._failure: BaseException | None = None
@@ -306,15 +307,17 @@ class Log:
         self.check()
         if self.mode == "sync":
             return self.durable_lsn
-        with self._lock:
-            segments, lsn = self._unsynced, self.lsn
-            self._unsynced = []
-        with self._fail_stop("synced"):
-            for segment in segments:
-                self.files.fdatasync(segment.fd)  # the frames up to `lsn`
-        with self._lock:
-            self.durable_lsn = max(self.durable_lsn, lsn)
-            return self.durable_lsn
+        with self._sync_lock:
+            self.check()
+            with self._lock:
+                segments, lsn = self._unsynced, self.lsn
+                self._unsynced = []
+            with self._fail_stop("synced"):
+                for segment in segments:
+                    self.files.fdatasync(segment.fd)  # the frames up to `lsn`
+            with self._lock:
+                self.durable_lsn = lsn
+            return lsn
 
     def _place(self, size: int) -> Segment:
         """Return the segment that a frame of `size` bytes goes to."""

@@ -254,11 +254,15 @@ class SegmentStore:
 
     def wait(self) -> None:
         """Wait for the background thread, and raise what it met."""
+        self._join()
+        if self._error is not None:
+            raise self._error
+
+    def _join(self) -> None:
+        """Wait for the background thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()
-        if self._error is not None:
-            raise self._error
 
     def _make(self, sequence: int, size: int, need: int) -> Segment:
         """Take the largest free segment, or make a file of `size` bytes; durable when this returns."""
@@ -305,7 +309,7 @@ class SegmentStore:
 
         Segments larger than the usual size, and what is more than `bytes_max` keeps, are removed.
         """
-        self.wait()
+        self._join()  # an error that it met is raised when the next segment is needed
         done = [segment for segment in self.live if segment.sequence < sequence]
         self.live = [segment for segment in self.live if segment.sequence >= sequence]
         for segment in done:
@@ -341,8 +345,6 @@ class SegmentStore:
 
     def close(self) -> None:
         """Wait for the background thread and close all descriptors; what the thread met is of no use now."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
+        self._join()
         for segment in (*self.live, *([self.next] if self.next else [])):
             self._close(segment)

@@ -117,16 +117,22 @@ class Shards:
     options : Options
         Storage way and huge pages.
     writable : bool
-        False maps privately whatever the storage way is, and writes nothing.
+        False maps privately where the storage way is "shared", and writes nothing.
+    way : str, optional
+        Storage way in the place of the one in `options`.
     """
 
-    def __init__(self, files: Files, path: Path, control: Control, options: Options, *, writable: bool) -> None:
+    def __init__(
+        self, files: Files, path: Path, control: Control, options: Options, *, writable: bool, way: str | None = None
+    ) -> None:
         self.files = files
         self.path = path
         self.control = control
         self.options = options
         self.writable = writable
-        self.way = options.storage if writable or options.storage != "shared" else "private"
+        self.way = way or options.storage
+        if not writable and self.way == "shared":
+            self.way = "private"
         self.notes: list[str] = []
         self._fds: list[tuple[int, int]] = []
         self.count = control.shards
@@ -275,7 +281,7 @@ class Shards:
     def _make_state(self) -> np.ndarray:
         """Return the shared state; with storage "shared" it is a mapped file, so that a kill leaves the newest LSN."""
         if self.way != "shared":
-            return np.zeros(STATE_WORDS, np.uint64)
+            return self._read_state()
         fd = self.files.open(self.path / STATE_NAME, os.O_RDWR | os.O_CREAT)
         try:
             self.files.preallocate(fd, BLOCK_BYTES)
@@ -284,6 +290,21 @@ class Shards:
         finally:
             self.files.close(fd)
         return reservation.words()[:STATE_WORDS]
+
+    def _read_state(self) -> np.ndarray:
+        """Return a copy of the state that a writer of mapped files left, or zeros."""
+        state = np.zeros(STATE_WORDS, np.uint64)
+        try:
+            fd = self.files.open(self.path / STATE_NAME, os.O_RDONLY)
+        except FileNotFoundError:
+            return state
+        try:
+            data = self.files.pread(fd, state.nbytes, 0)
+        finally:
+            self.files.close(fd)
+        if len(data) == state.nbytes:
+            state[:] = np.frombuffer(data, np.uint64)
+        return state
 
     # ------------------------------------------------------------ dirty blocks
     def dirty_runs(self) -> Iterator[tuple[int, int, int, int]]:
