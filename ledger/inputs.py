@@ -114,10 +114,10 @@ def record_words(records: Any) -> np.ndarray:
 
 def words_of(array: np.ndarray, words: int) -> np.ndarray:
     """Return the memory of a one- or two-dimensional array as uint64[n, words]; copy if it is not in one piece."""
-    array = np.ascontiguousarray(array)
-    if array.ctypes.data % 8:
-        array = array.copy()
-    return array.view(np.uint64).reshape(len(array), words) if len(array) else np.zeros((0, words), np.uint64)
+    if not len(array):
+        return np.zeros((0, words), np.uint64)
+    view = np.ascontiguousarray(array).view(np.uint64).reshape(len(array), words)
+    return view if view.flags.aligned else view.copy()
 
 
 def check_rows(count: int, rows_max: int) -> None:

@@ -471,7 +471,7 @@ class GeometricLedger:
         used = table[:, SHARD_USED].astype(np.int64)
         records, index = self._shards.coverage()
         committed = int(state[STATE_COMMITTED])
-        probes = self._applier.probes
+        probes = self._applier.probes()
         return LedgerStats(
             committed_lsn=committed,
             durable_lsn=control.checkpoint_lsn if self._committer is None else self._committer.durable_lsn,
@@ -657,7 +657,7 @@ class _Opener:
         index_load = options.index_load or INDEX_LOAD_DEFAULT
         table = np.zeros(shards, CONTROL_SHARD)
         table["slots"] = slots_for(capacity, shards)
-        table["positions"] = positions_for(slots_for(capacity, shards), index_load)
+        table["positions"] = positions_for(capacity, shards, index_load)
         positions = int(table["positions"][0])
         table["index_crc"] = checksum_words(np.zeros(positions, np.uint64), 0, positions)
         control = Control(
@@ -744,9 +744,9 @@ class _Opener:
         shards, control = self.shards, self.control
 
         def write(shard: int, which: int, block: int, data: bytes) -> None:
-            if self.read_only:
+            if self.read_only or shards.way == "memory":
                 shards.block_bytes(shard, which, block, 1)[:] = data
-            else:
+            if not self.read_only:
                 shards.write_blocks(shard, which, block, data)
 
         after = replay_journal(self.files, self.path, control, write)

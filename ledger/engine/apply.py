@@ -5,6 +5,8 @@ Thread safety: one `apply` at a time, which the committer sees to; reads from an
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ledger.engine.pool import Pool
@@ -48,12 +50,20 @@ class Applier:
         self.distance = options.prefetch
         self.lanes = pool.lanes
         self.shards = len(view.shards) // SHARD_WORDS
-        self.probes = np.zeros(PROBE_BUCKETS, np.uint64)
         self._hash: HashFunction | None = options.hash_function
         self._hash_key = hash_key
         self._scratch = Scratch(self.lanes)
+        self._all_scratch = [self._scratch]
         self._read_scratch: list[Scratch] = []
         self._pending = np.zeros((2, 0), np.uint64)
+        self._free_at_least = 0  # slots free in every shard, for sure
+
+    def probes(self) -> np.ndarray:
+        """Return the histogram of probe distances of all rows so far, uint64[PROBE_BUCKETS]."""
+        total = np.zeros(PROBE_BUCKETS, np.uint64)
+        for scratch in list(self._all_scratch):
+            total += scratch.counters[:, batch.COUNT_PROBES :].sum(axis=0)
+        return total
 
     def hashes(self, rows: np.ndarray) -> np.ndarray:
         """Return the hash words of the keys of `rows` (uint64[n, 4 or more]), or nothing for keyed BLAKE3."""
@@ -102,14 +112,13 @@ class Applier:
         if self._hash is not None:
             hashes = np.ascontiguousarray(np.concatenate((self.hashes(rows), self.hashes(deletes)), axis=1))
         scratch = self._scratch
-        scratch.counters[:] = 0
+        self._free_at_least -= len(rows)
         view = self.view
         arguments = (
             view.arrays, view.index_dirty, view.state, self._pending, rows, deletes, hashes, view.key, settings,
             job, scratch.counters, scratch.words, scratch.rings,
         )  # fmt: skip
         status = self.pool.run(batch.apply_frame, arguments, lanes)
-        self.probes += scratch.counters[:, batch.COUNT_PROBES :].sum(axis=0)
         if status == STATUS_FULL:
             raise RuntimeError("a frame met a full shard after its room was checked")
 
@@ -127,14 +136,13 @@ class Applier:
             scratch = self._read_scratch.pop()
         except IndexError:
             scratch = Scratch(self.lanes)
-        scratch.counters[:] = 0
+            self._all_scratch.append(scratch)
         view = self.view
         arguments = (
             view.arrays, keys, hashes, view.key, settings, job, out, found, scratch.counters, scratch.words,
             scratch.rings,
         )  # fmt: skip
         status = self.pool.run(batch.read_batch, arguments, lanes)
-        self.probes += scratch.counters[:, batch.COUNT_PROBES :].sum(axis=0)
         self._read_scratch.append(scratch)
         return int(status), int(job[batch.JOB_ROW])
 
@@ -143,14 +151,30 @@ class Applier:
         table = self.view.shards.reshape(-1, SHARD_WORDS)
         return (table[:, SHARD_SLOTS] - table[:, SHARD_USED]).astype(np.int64)
 
+    def room_is_sure(self, rows: int) -> bool:
+        """Tell whether so many new keys fit, whatever they are, without looking at them.
+
+        The hash is keyed, so nobody chooses where keys go: the rows of a batch that fall to one shard are
+        binomial, and nine standard deviations above the mean are exceeded with a chance below 1e-18.
+        """
+        if rows <= self._free_at_least:
+            return True
+        free = self._free_at_least = int(self.free_slots().min())
+        if rows <= free:
+            return True
+        if self._hash is not None:
+            return False
+        mean = rows / self.shards
+        return mean + 9.0 * math.sqrt(mean) + 16.0 <= free
+
     def check_room(self, rows: np.ndarray) -> None:
         """Raise CapacityError if the new keys of `rows` do not fit their shards; changes nothing.
 
-        **Complexity**: O(shards) while the fullest shard has room for all rows, else one look-up a row.
+        **Complexity**: O(shards) while the fullest shard has room enough, else one look-up a row.
         """
-        free = self.free_slots()
-        if len(rows) <= free.min():
+        if self.room_is_sure(len(rows)):
             return
+        free = self.free_slots()
         shard_of_new = np.zeros(len(rows), np.uint32)
         words = np.zeros((3, 8), np.uint32)
         view = self.view

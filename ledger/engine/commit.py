@@ -368,7 +368,7 @@ class LoggedCommitter:
         requests = [request]
         try:
             self._applier.check_room(request.rows)
-            requests = self._gather(request, int(self._applier.free_slots().min()))
+            requests = self._gather(request, 0)
             return self._start(requests, room=True)
         except (CapacityError, BatchTooLargeError) as error:
             self._answer(requests, error)
@@ -382,16 +382,15 @@ class LoggedCommitter:
         """Start a frame while `current` is under way, if one waits and nothing speaks against it."""
         self._look()
         request = self._waiting[0] if self._waiting else None
-        headroom = int(self._applier.free_slots().min()) - len(current.rows)
         if (
             request is None
             or request.call is not None
-            or len(request.rows) > headroom
+            or not self._applier.room_is_sure(len(current.rows) + len(request.rows))
             or not self._has_room(request.size)
         ):
             return None
         self._waiting.popleft()
-        requests = self._gather(request, headroom)
+        requests = self._gather(request, len(current.rows))
         try:
             return self._start(requests, room=False)
         except BaseException as error:
@@ -399,8 +398,11 @@ class LoggedCommitter:
             self._refuse(requests)
             raise
 
-    def _gather(self, request: Request, headroom: int) -> list[Request]:
-        """Return the requests that share a frame with `request`; one with deletes ends its frame."""
+    def _gather(self, request: Request, before: int) -> list[Request]:
+        """Return the requests that share a frame with `request`; one with deletes ends its frame.
+
+        `before` is the number of rows under way, whose new keys have no slots yet.
+        """
         requests = [request]
         total, new = request.size, len(request.rows)
         while request.buffer is None and not len(requests[-1].deletes) and self._waiting:
@@ -410,7 +412,7 @@ class LoggedCommitter:
             total += other.size
             new += len(other.rows)
             limit = min(self._rows_max, SHARED_FRAME_ROWS)
-            if total > limit or new > headroom or not self._has_room(total):
+            if total > limit or not self._applier.room_is_sure(before + new) or not self._has_room(total):
                 break
             requests.append(other)
             self._waiting.popleft()

@@ -22,12 +22,15 @@ from ledger.engine.passes import Passes, Progress
 from ledger.errors import CorruptLogError, SalvageNeededError
 from ledger.kernels.batch import publish
 from ledger.layout import (
+    RECORD_BYTES,
     SHARD_CHECKED,
     SHARD_WORDS,
     STATE_APPLIED,
     STATE_COMMITTED,
     STATE_EPOCH,
     STATE_LIVE,
+    STATE_READ_GATES,
+    STATE_READ_RETRIES,
     STATE_SUPPLY_HI,
     STATE_SUPPLY_LO,
     STATE_TAINTED,
@@ -36,7 +39,7 @@ from ledger.storage.control import Control
 from ledger.storage.files import Files, boot_id, read_clean
 from ledger.storage.log import Log
 from ledger.storage.log_reader import LogScan
-from ledger.storage.shard import Shards
+from ledger.storage.shard import RECORDS, Shards
 
 EVERYTHING = (1 << 63) - 1
 KNOWN_TOTALS_KEPT = 8
@@ -167,11 +170,14 @@ def was_mapped(control: Control) -> bool:
 
 
 def start_state(control: Control, shards: Shards, lsn: int) -> None:
-    """Set the shared state of the view to that of the image."""
+    """Set the shared state of the view to that of the image.
+
+    It may be a mapped file: no word passes through another value, so that a kill here loses nothing.
+    """
     assert shards.view is not None
     state = shards.view.state
-    state[:] = 0
     state[STATE_COMMITTED] = state[STATE_APPLIED] = lsn
+    state[STATE_TAINTED] = state[STATE_READ_RETRIES] = state[STATE_READ_GATES] = 0
     state[STATE_LIVE] = control.live
     state[STATE_SUPPLY_LO] = control.supply & 0xFFFFFFFFFFFFFFFF
     state[STATE_SUPPLY_HI] = control.supply >> 64
@@ -226,6 +232,8 @@ def _recover_mapped(
     committed = max(greatest, control.checkpoint_lsn) if mapped is None else max(mapped, greatest)
     state[STATE_COMMITTED] = state[STATE_APPLIED] = committed
     for shard in range(shards.count):
+        if shards.way != "shared":
+            shards.mark_all_dirty(RECORDS, shard, control.slots(shard), RECORD_BYTES)  # what was undone
         passes.rebuild(shard, progress)
         shards.view.shards[shard * SHARD_WORDS + SHARD_CHECKED] = 1
         report.indexes_rebuilt.append(shard)

@@ -90,7 +90,7 @@ SET_DELETES = 6
 SET_PUBLISH = 7
 SET_WORDS = 8
 
-# Words of a thread's counters: uint64[8 + PROBE_BUCKETS].
+# Words of a thread's counters: uint64[8 + PROBE_BUCKETS]. The probes add up for ever, the others for one frame.
 COUNT_LIVE = 0  # wraps: added as a signed difference
 COUNT_SUPPLY_LO = 1
 COUNT_SUPPLY_HI = 2
@@ -464,7 +464,7 @@ def apply_frame(
 
 @kernel
 def finish_frame(state, settings, counters):
-    """Add the threads' counters to the ledger's state, and publish the frame where the mode has no log."""
+    """Move the threads' counters to the ledger's state, and publish the frame where the mode has no log."""
     for lane in range(counters.shape[0]):
         state[STATE_LIVE] += counters[lane, COUNT_LIVE]
         state[STATE_SUPPLY_LO] += counters[lane, COUNT_SUPPLY_LO]
@@ -473,6 +473,8 @@ def finish_frame(state, settings, counters):
         state[STATE_SUPPLY_HI] += counters[lane, COUNT_SUPPLY_HI]
         if counters[lane, COUNT_TAINTED] != U0:
             state[STATE_TAINTED] = U1
+        for word in range(COUNT_PROBES):
+            counters[lane, word] = U0
     state[STATE_APPLIED] = settings[SET_LSN]
     if settings[SET_PUBLISH] != U0:
         store_release(state, np.uint64(STATE_COMMITTED), settings[SET_LSN])

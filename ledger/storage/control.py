@@ -98,6 +98,11 @@ class Control:
         """Bytes of all record and index files."""
         return sum(self.file_bytes(shard, which) for shard in range(self.shards) for which in (0, 1))
 
+    @property
+    def left_mapped(self) -> bool:
+        """Whether the last writer had the files mapped for writing and did not close: they may be newer than this."""
+        return self.storage == "shared" and self.durability in ("none", "msync") and not self.clean
+
     def generation(self, shard: int) -> int:
         """Return the generation of a shard's files."""
         return int(self.table["generation"][shard])

@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ from ledger.storage.mapping import (
 RECORDS: Final = 0  # number of the record file of a shard; see JOURNAL_ENTRY
 INDEX: Final = 1
 MERGE_GAP_BLOCKS: Final = 4
+SPARE_SLOTS_MAX: Final = 8192
+SPARE_SHARE: Final = 1 / 16
 PIECE_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -60,15 +63,18 @@ def slots_for(capacity: int, shards: int) -> int:
     """Return the slots of a shard such that `capacity` hashed keys fit all shards.
 
     The accounts of a shard are binomial; six standard deviations above the mean leave a chance below 1e-9 a
-    shard that a ledger is full before it holds `capacity` accounts.
+    shard that a ledger is full before it holds `capacity` accounts. A few more keep room for a batch of new keys,
+    so that a ledger filled to its capacity still takes updates without looking every key up beforehand.
     """
     mean = capacity / shards
-    return min(capacity, math.ceil(mean + 6.0 * math.sqrt(mean)) + 8) if shards > 1 else capacity
+    spare = 6.0 * math.sqrt(mean) + 8 if shards > 1 else 0
+    return math.ceil(mean + spare + min(SPARE_SLOTS_MAX, mean * SPARE_SHARE))
 
 
-def positions_for(slots: int, index_load: float) -> int:
-    """Return the index positions of a shard with so many slots at the given load factor when full."""
-    return max(slots + 1, math.ceil(slots / index_load))
+def positions_for(capacity: int, shards: int, index_load: float) -> int:
+    """Return the index positions of a shard: at the load factor when the ledger holds `capacity` accounts."""
+    slots = slots_for(capacity, shards)
+    return max(slots + slots // 64 + 1, math.ceil(capacity / shards / index_load))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,7 +252,9 @@ class Shards:
             memory = memoryview(reservation.words()).cast("B")
             for shard in range(self.count):
                 used = self.control.used(shard)
-                if which == RECORDS:
+                if self.control.left_mapped:
+                    wanted = self._sizes[shard][which]
+                elif which == RECORDS:
                     wanted = BLOCK_BYTES + used * RECORD_BYTES
                 else:
                     wanted = self._sizes[shard][which] if used else 0
@@ -304,6 +312,18 @@ class Shards:
             self.files.close(fd)
         if len(data) == state.nbytes:
             state[:] = np.frombuffer(data, np.uint64)
+        return state
+
+    def _last_state(self) -> np.ndarray:
+        """Return a copy of the state that a killed writer of mapped files left, else zeros."""
+        state = np.zeros(STATE_WORDS, np.uint64)
+        if self.control.left_mapped:
+            with contextlib.suppress(FileNotFoundError):
+                fd = self.files.open(self.path / STATE_NAME, os.O_RDONLY)
+                try:
+                    self.files.pread_into(fd, state, 0)
+                finally:
+                    self.files.close(fd)
         return state
 
     # ------------------------------------------------------------ dirty blocks
