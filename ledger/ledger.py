@@ -24,7 +24,6 @@ from ledger.engine.recovery import (
     recover,
     start_state,
     was_closed_cleanly,
-    was_mapped,
 )
 from ledger.errors import (
     ClosedError,
@@ -685,7 +684,7 @@ class _Opener:
         self._fit_options()
         control, report = self.control, self.report
         report.clean = was_closed_cleanly(self.files, self.path, control)
-        mapped = was_mapped(control)
+        mapped = control.was_mapped
         way = self._way_to_recover()
         if not report.clean and control.checkpoint_lsn == 0 and not mapped:
             way = self._start_empty(way)
@@ -712,7 +711,7 @@ class _Opener:
         asked = self.options.storage
         if self.report.clean or self.read_only:
             return asked
-        if was_mapped(self.control):
+        if self.control.was_mapped:
             return "shared"
         return "private" if asked == "shared" else asked
 
@@ -775,6 +774,10 @@ class _Opener:
         control.durability, control.storage = options.durability, options.storage
         control.log_segment_bytes = options.log_segment_bytes
         assert self.shards.view is not None
+        if self.shards.way == "shared":
+            self.shards.start_epoch(control.epoch)
+        elif options.storage == "shared":
+            self.shards.prepare_state(int(self.shards.view.state[STATE_COMMITTED]), control.epoch)
         if not self.report.clean or self.report.indexes_rebuilt:
             take_checkpoint(self.files, self.path, control, self.shards, self.log)
         else:

@@ -10,6 +10,8 @@ Invariants:
 from __future__ import annotations
 
 import threading
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,17 @@ from ledger.errors import InvalidInputError
 from ledger.inputs import Account, check_key
 from ledger.kernels.batch import committed_lsn
 from ledger.kernels.single import get_one
-from ledger.layout import ACCOUNT, KEY_BYTES, STATUS_ABSENT, STATUS_CORRUPT, STATUS_RETRY, STATUS_UNCHECKED
+from ledger.layout import (
+    ACCOUNT,
+    KEY_BYTES,
+    STATUS_ABSENT,
+    STATUS_CLOSED,
+    STATUS_CORRUPT,
+    STATUS_RETRY,
+    STATUS_UNCHECKED,
+)
 
 TRIES = 2
-_new_account = tuple.__new__
 
 
 class Reader:
@@ -43,7 +52,8 @@ class Reader:
         self._passes = passes
         self._gate = gate
         self._context = applier.context()
-        self._address = int(self._context.ctypes.data)
+        self._address = [int(self._context.ctypes.data)]
+        self.get = _shortest_get(self._address, weakref.WeakMethod(self._get_unusual))
         self._closed: Exception | None = None
         self.retries = 0
         self.gates = 0
@@ -51,22 +61,10 @@ class Reader:
     def close(self, error: Exception) -> None:
         """Answer every later call with `error`."""
         self._closed = error
-        self._address = 0
+        self._address[0] = 0
 
-    def get(self, key: bytes) -> Account | None:
-        """Return one account, or None; see `GeometricLedger.get`."""
-        address = self._address
-        if type(key) is not bytes or len(key) != KEY_BYTES or not address:
-            return self._get_unusual(key)
-        status, balance, nonce, staked, modified = get_one(address, key)
-        if status == 0:
-            return _new_account(Account, (key, balance, nonce, staked, modified))
-        if status == STATUS_ABSENT:
-            return None
-        return self._get_failed(key, status, balance)
-
-    def _get_unusual(self, key: Any) -> Account | None:
-        """Handle a closed ledger, and keys that are bytes-like or wrong."""
+    def _get_unusual(self, key: Any, status: int = STATUS_CLOSED, place: int = 0) -> Account | None:
+        """Handle what the shortest path leaves: other kinds of keys, a closed ledger, what a kernel refuses."""
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         if isinstance(key, np.ndarray):
@@ -74,10 +72,8 @@ class Reader:
                 raise InvalidInputError(f"the key is {key.dtype}{list(key.shape)}, not uint8[32]", field="pubkey")
             return self.get(key.tobytes())
         check_key(key)
-        return self.get(bytes(key))
-
-    def _get_failed(self, key: bytes, status: int, place: int) -> Account | None:
-        """Handle what the short path leaves: an unchecked index, a damaged record, a writer in the way."""
+        if status == STATUS_CLOSED:
+            return self.get(bytes(key))
         if status == STATUS_UNCHECKED:
             self._passes.check_index(int(place) >> 32)
             return self.get(key)
@@ -113,3 +109,31 @@ class Reader:
             raise corrupt_record(self._passes.shards, place >> 32, place & 0xFFFFFFFF)
         assert status == 0, status
         return out.view(ACCOUNT).reshape(len(keys)), found.view(np.bool_)
+
+
+def _shortest_get(address: list[int], unusual: weakref.WeakMethod[Any]) -> Callable[[bytes], Account | None]:
+    """Return `get` as a function over local names: each look-up of an attribute would cost as much as a probe.
+
+    Parameters
+    ----------
+    address : list of int
+        Its one entry is the address of the kernel's context, 0 once the ledger is closed.
+    unusual : weak method
+        Called with the key, and with status and place from the kernel where it was called.
+    """
+    get_one(0, bytes(KEY_BYTES))  # compiled or loaded here
+    overloads = list(getattr(get_one, "overloads", {}).values())
+    kernel = overloads[0].entry_point if overloads else get_one  # past numba's choice among signatures
+    new = tuple.__new__
+
+    def get(key: bytes) -> Account | None:
+        if type(key) is not bytes:
+            return unusual()(key)  # type: ignore[misc]
+        status, balance, nonce, staked, modified = kernel(address[0], key)
+        if not status:
+            return new(Account, (key, balance, nonce, staked, modified))
+        if status == STATUS_ABSENT:
+            return None
+        return unusual()(key, status, balance)  # type: ignore[misc]
+
+    return get

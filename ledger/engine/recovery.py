@@ -22,7 +22,6 @@ from ledger.engine.passes import Passes, Progress
 from ledger.errors import CorruptLogError, SalvageNeededError
 from ledger.kernels.batch import publish
 from ledger.layout import (
-    RECORD_BYTES,
     SHARD_CHECKED,
     SHARD_WORDS,
     STATE_APPLIED,
@@ -39,7 +38,7 @@ from ledger.storage.control import Control
 from ledger.storage.files import Files, boot_id, read_clean
 from ledger.storage.log import Log
 from ledger.storage.log_reader import LogScan
-from ledger.storage.shard import RECORDS, Shards
+from ledger.storage.shard import Shards
 
 EVERYTHING = (1 << 63) - 1
 KNOWN_TOTALS_KEPT = 8
@@ -141,7 +140,7 @@ def recover(
     view = shards.view
     assert view is not None
     report.checkpoint_lsn = control.checkpoint_lsn
-    if not report.clean and was_mapped(control):
+    if not report.clean and control.was_mapped:
         with report.phase("roll back"):
             _recover_mapped(control, shards, passes, report, salvage, progress)
         report.lsn = int(view.state[STATE_COMMITTED])
@@ -162,11 +161,6 @@ def recover(
                 passes.recount()
             report.recounted = True
     report.lsn = int(view.state[STATE_COMMITTED])
-
-
-def was_mapped(control: Control) -> bool:
-    """Tell whether the last writer worked in mapped files, which hold what it did without a log."""
-    return control.storage == "shared"
 
 
 def start_state(control: Control, shards: Shards, lsn: int) -> None:
@@ -232,8 +226,6 @@ def _recover_mapped(
     committed = max(greatest, control.checkpoint_lsn) if mapped is None else max(mapped, greatest)
     state[STATE_COMMITTED] = state[STATE_APPLIED] = committed
     for shard in range(shards.count):
-        if shards.way != "shared":
-            shards.mark_all_dirty(RECORDS, shard, control.slots(shard), RECORD_BYTES)  # what was undone
         passes.rebuild(shard, progress)
         shards.view.shards[shard * SHARD_WORDS + SHARD_CHECKED] = 1
         report.indexes_rebuilt.append(shard)

@@ -18,6 +18,7 @@ from ledger.kernels.intrinsics import load_acquire
 from ledger.kernels.jit import kernel
 from ledger.kernels.records import read_cell
 from ledger.layout import (
+    KEY_BYTES,
     SHARD_CHECKED,
     SHARD_POSITIONS,
     SHARD_SEED,
@@ -25,6 +26,7 @@ from ledger.layout import (
     STATE_COMMITTED,
     STATE_WORDS,
     STATUS_ABSENT,
+    STATUS_CLOSED,
     STATUS_RETRY,
     STATUS_UNCHECKED,
 )
@@ -110,19 +112,22 @@ def get_one(context, key):
     context : int64
         Address of a context, see the module's text.
     key : bytes
-        32 bytes; the caller has checked the length.
+        32 bytes.
 
     Returns
     -------
     status : int64
         0 and the four fields; STATUS_ABSENT; STATUS_UNCHECKED or STATUS_CORRUPT with shard << 32 | slot in the
-        first field; STATUS_RETRY when writers overtook the reader `TRIES` times.
+        first field; STATUS_RETRY when writers overtook the reader `TRIES` times; STATUS_CLOSED when the context
+        is 0 or the key has not 32 bytes.
 
     Notes
     -----
     **Ordering**: acquires the committed LSN; pairs with the release store that publishes a frame.
     The kernel keeps the interpreter lock: giving it up beside a busy thread can cost a switch interval.
     """
+    if context == 0 or len(key) != KEY_BYTES:
+        return np.int64(STATUS_CLOSED), U0, U0, U0, U0
     words = words_at(np.uint64(context), np.int64(CONTEXT_WORDS))
     shard_count = words[CONTEXT_SHARD_COUNT]
     state = words_at(words[CONTEXT_STATE], np.int64(STATE_WORDS))

@@ -99,9 +99,9 @@ class Control:
         return sum(self.file_bytes(shard, which) for shard in range(self.shards) for which in (0, 1))
 
     @property
-    def left_mapped(self) -> bool:
-        """Whether the last writer had the files mapped for writing and did not close: they may be newer than this."""
-        return self.storage == "shared" and self.durability in ("none", "msync") and not self.clean
+    def was_mapped(self) -> bool:
+        """Whether the last writer worked in mapped files: unless it closed cleanly, they hold what it did since."""
+        return self.storage == "shared"
 
     def generation(self, shard: int) -> int:
         """Return the generation of a shard's files."""

@@ -34,6 +34,7 @@ from ledger.layout import (
     SHARD_SLOTS,
     SHARD_USED,
     SHARD_WORDS,
+    STATE_COMMITTED,
     STATE_EPOCH,
     STATE_WORDS,
     round_up,
@@ -252,7 +253,7 @@ class Shards:
             memory = memoryview(reservation.words()).cast("B")
             for shard in range(self.count):
                 used = self.control.used(shard)
-                if self.control.left_mapped:
+                if self.control.was_mapped:
                     wanted = self._sizes[shard][which]
                 elif which == RECORDS:
                     wanted = BLOCK_BYTES + used * RECORD_BYTES
@@ -317,7 +318,7 @@ class Shards:
     def _last_state(self) -> np.ndarray:
         """Return a copy of the state that a killed writer of mapped files left, else zeros."""
         state = np.zeros(STATE_WORDS, np.uint64)
-        if self.control.left_mapped:
+        if self.control.was_mapped:
             with contextlib.suppress(FileNotFoundError):
                 fd = self.files.open(self.path / STATE_NAME, os.O_RDONLY)
                 try:
@@ -383,6 +384,12 @@ class Shards:
         """Say in the shared state whose it is; it counts from now on."""
         assert self.view is not None
         self.view.state[STATE_EPOCH] = epoch
+
+    def prepare_state(self, lsn: int, epoch: int) -> None:
+        """Leave a mapped state of `epoch` before the control block says that there is one."""
+        state = np.zeros(BLOCK_BYTES // 8, np.uint64)
+        state[STATE_COMMITTED], state[STATE_EPOCH] = lsn, epoch
+        self.files.write_whole(self.path / STATE_NAME, state.tobytes())
 
     def sync_files(self) -> None:
         """Make what was written to all shard and index files durable."""
