@@ -195,16 +195,19 @@ class Opener:
         """Open for writing: log resumed, image whole, control block durably open, marker gone."""
         control, options = self.control, self.options
         control.epoch += 1
+        assert self.shards.view is not None
         if scan is not None:
             mode = options.durability if options.durability in ("async", "sync") else "sync"
             self.log = Log.resume(
                 scan, epoch=control.epoch, mode=mode, segment_bytes=options.log_segment_bytes,
                 bytes_max=options.log_bytes_max,
             )  # fmt: skip
+            committed = int(self.shards.view.state[STATE_COMMITTED])
+            if self.log.lsn < committed:
+                self.log.lsn = self.log.durable_lsn = committed  # mapped files were ahead of their last checkpoint
         control.clean = False
         control.durability, control.storage = options.durability, options.storage
         control.log_segment_bytes = options.log_segment_bytes
-        assert self.shards.view is not None
         if self.shards.way == "shared":
             self.shards.start_epoch(control.epoch)
         elif options.storage == "shared":

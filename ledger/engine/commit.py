@@ -174,8 +174,9 @@ class Request:
             if not self.done.acquire(timeout=INTERRUPT_WAIT_S):
                 raise KeyboardInterrupt("the batch goes on; whether it was committed is not known yet") from None
             raise
-        if self.error is not None:
-            raise self.error
+        error, self.error, self.call = self.error, None, None  # the committer may keep this request for long
+        if error is not None:
+            raise error
         return self.result
 
 

@@ -65,6 +65,7 @@ _HINTS: Final[dict[type[BaseException], str]] = {
     PermissionError: "run it as the user that owns the ledger",
     MemoryError: "free memory, or take a machine with more",
 }
+_GEOMETRY: Final = ("capacity", "shards", "index_load")  # what `create` takes
 _QUIET_S: Final = 1.0
 _LINE_EVERY_S: Final = 5.0
 
@@ -263,6 +264,9 @@ def create(path: Path, capacity: int | None, shards: int | None, index_load: flo
     try:
         with status.told_of_compiling(), GeometricLedger.open(path, options, progress=status) as book:
             made = book.stats()
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         status.clear()
     if as_json:
@@ -352,7 +356,7 @@ def _guarded(command: Callable[[], Any]) -> int:
 def _explain(error: BaseException) -> tuple[str, str, int]:
     """Return message, hint and exit code of an error."""
     hint = next((text for kind, text in _HINTS.items() if isinstance(error, kind)), getattr(error, "hint", ""))
-    if isinstance(error, OptionsError):
+    if isinstance(error, OptionsError) and error.field in _GEOMETRY:
         return str(error.args[0]), hint, WRONG_USAGE
     if isinstance(error, LockedError):
         return str(error.args[0]), hint, LOCKED
@@ -363,7 +367,8 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             hint = "free disk space, then try again"
-        return str(error), hint, SYSTEM_ERROR
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"{where}{error.strerror or error}", hint, SYSTEM_ERROR
     if isinstance(error, MemoryError):
         return "there is not enough memory", hint, SYSTEM_ERROR
     return f"{type(error).__name__}: {error}", "this is a fault of the program; --traceback shows where", BUG
