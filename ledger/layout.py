@@ -80,13 +80,16 @@ SHARD_WORDS: Final = 8
 
 # ---------------------------------------------------------------- shared state of a ledger: uint64[64]
 STATE_COMMITTED: Final = 0  # greatest LSN that readers may see
-STATE_LIVE: Final = 1  # live accounts as of the newest applied frame
-STATE_SUPPLY_LO: Final = 2  # sum of all live balances, 128 bits, as of the newest applied frame
+STATE_LIVE: Final = 1  # live accounts as of the committed LSN
+STATE_SUPPLY_LO: Final = 2  # sum of all live balances, 128 bits, as of the committed LSN
 STATE_SUPPLY_HI: Final = 3
 STATE_APPLIED: Final = 4  # newest LSN whose apply has ended
 STATE_TAINTED: Final = 5  # redo met cells of its own future: live and supply must be recounted
 STATE_READ_RETRIES: Final = 6
 STATE_READ_GATES: Final = 7
+STATE_APPLIED_LIVE: Final = 9  # the same three totals as of the newest applied frame
+STATE_APPLIED_SUPPLY_LO: Final = 10
+STATE_APPLIED_SUPPLY_HI: Final = 11
 STATE_EPOCH: Final = 8  # of the writer, in the mapped state of storage "shared"
 STATE_WORDS: Final = 64
 

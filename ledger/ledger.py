@@ -16,7 +16,7 @@ from ledger.engine.checkpoint import take_checkpoint
 from ledger.engine.commit import Committer, DirectCommitter, LoggedCommitter
 from ledger.engine.lookup import Reader
 from ledger.engine.passes import Progress, corrupt_record
-from ledger.engine.recovery import RecoveryReport, log_scan
+from ledger.engine.recovery import log_scan
 from ledger.errors import ClosedError, FailStopError, ForkedError, OptionsError, ReadOnlyError
 from ledger.inputs import Account, check_rows, key_words, record_words
 from ledger.kernels.records import export_records
@@ -33,7 +33,7 @@ from ledger.layout import (
 )
 from ledger.opening import Opener
 from ledger.options import Options
-from ledger.stats import IndexView, LedgerStats, LogFrame, VerifyReport
+from ledger.stats import IndexView, LedgerStats, LogFrame, RecoveryReport, VerifyReport
 from ledger.storage.files import LOG_NAME, Files, write_clean
 
 CHUNK_SLOTS = 1 << 16
@@ -458,7 +458,7 @@ class GeometricLedger:
             slots_used=used.tolist(),
             load_factor=(used / control.table["positions"].astype(np.float64)).tolist(),
             slot_fill=(used / control.table["slots"].astype(np.float64)).tolist(),
-            durability=self.options.durability,
+            durability=control.durability if self._committer is None else self.options.durability,
             storage=self._shards.way,
             hugepages_asked=self.options.hugepages,
             hugepages=self._shards.hugepages,
@@ -486,9 +486,19 @@ class GeometricLedger:
         """Return a hash over the five fields of all live accounts, in no order: equal contents, equal hash."""
         return self._quiet(lambda: self._passes.totals().digest)
 
-    def verify(self) -> VerifyReport:
-        """Check every record, index entry and total; writers wait meanwhile. **Complexity**: O(size)."""
-        return self._quiet(self._verify)
+    def verify(self, progress: Progress | None = None) -> VerifyReport:
+        """Check every record, index entry and total; writers wait meanwhile.
+
+        Parameters
+        ----------
+        progress
+            Called as ``progress("shards", done, of)``.
+
+        Notes
+        -----
+        **Complexity**: O(size).
+        """
+        return self._quiet(lambda: self._verify(progress))
 
     def _quiet(self, function: Callable[[], Any]) -> Any:
         """Call `function` while no frame is under way."""
@@ -498,11 +508,13 @@ class GeometricLedger:
                 return function()
         return self._committer.pause(function)
 
-    def _verify(self) -> VerifyReport:
+    def _verify(self, progress: Progress | None) -> VerifyReport:
         faults = []
         waiting = self._passes.check_all()
         faults += [f"shard {shard}: the index did not fit its checksum and was rebuilt" for shard in waiting]
         for shard in range(self._shards.count):
+            if progress is not None:
+                progress("shards", shard, self._shards.count)
             found = self._passes.check_shard(shard)
             slot = found.pop("first_slot")
             named = [f"{count} {name.replace('_', ' ')}" for name, count in found.items() if count]

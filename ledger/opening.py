@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
@@ -14,7 +15,6 @@ from ledger.engine.checkpoint import replay_journal, take_checkpoint
 from ledger.engine.passes import Passes, Progress
 from ledger.engine.pool import Pool
 from ledger.engine.recovery import (
-    RecoveryReport,
     log_scan,
     recover,
     start_state,
@@ -24,6 +24,7 @@ from ledger.errors import LedgerNotFoundError, OptionsError
 from ledger.kernels.intrinsics import checksum_words
 from ledger.layout import CONTROL_SHARD, STATE_COMMITTED
 from ledger.options import CAPACITY_DEFAULT, INDEX_LOAD_DEFAULT, SHARDS_DEFAULT, Options
+from ledger.stats import RecoveryReport
 from ledger.storage.control import Control
 from ledger.storage.files import CONTROL_NAME, LOG_NAME, Files, LedgerLock, remove_clean
 from ledger.storage.log import Log
@@ -67,7 +68,11 @@ class Opener:
         self.lock = LedgerLock(self.path, exclusive=not self.read_only, files=self.files)
         try:
             if not (self.path / CONTROL_NAME).exists():
-                self._create()
+                try:
+                    self._create()
+                except OSError as error:
+                    self._remove_unfinished()
+                    raise OSError(error.errno, error.strerror, str(self.path)) from error
             self._open()
             return self
         except BaseException:
@@ -109,6 +114,14 @@ class Opener:
             segment_bytes=options.log_segment_bytes, bytes_max=options.log_bytes_max,
         ).close()  # fmt: skip
         control.create(self.files, self.path)
+
+    def _remove_unfinished(self) -> None:
+        """Give back the room that the files of a ledger that could not be made take."""
+        with contextlib.suppress(OSError):
+            for folder in (self.path / LOG_NAME, self.path):
+                for name in self.files.listdir(folder) if folder.is_dir() else ():
+                    if name.startswith(("shard_", "index_")) or ".seg" in name:
+                        self.files.unlink(folder / name)
 
     def _open(self) -> None:
         """Go from the control block to a ledger that is ready."""

@@ -2,12 +2,63 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ledger.engine.recovery import RecoveryReport
+
+@dataclass(slots=True)
+class RecoveryReport:
+    """What opening a ledger found and did.
+
+    Attributes
+    ----------
+    clean : bool
+        The ledger was closed cleanly; nothing was replayed.
+    checkpoint_lsn, lsn : int
+        What the image held, and what the ledger holds now.
+    frames, rows, bytes_read : int
+        Replayed from the log.
+    journal_replayed : bool
+        An unfinished snapshot of a ledger without a log was completed.
+    indexes_rebuilt : list of int
+        Shards whose index was made anew from the records.
+    cells_undone, cells_broken : int
+        Cells of mapped files above the last batch that was whole, and cells that failed their checksum.
+    salvaged : bool
+        Power was lost under a mode that promises nothing, and what was whole was kept.
+    recounted : bool
+        Live accounts and supply were counted again from the records.
+    seconds : dict of str to float
+        By phase.
+    """
+
+    clean: bool = False
+    checkpoint_lsn: int = 0
+    lsn: int = 0
+    frames: int = 0
+    rows: int = 0
+    bytes_read: int = 0
+    journal_replayed: bool = False
+    indexes_rebuilt: list[int] = field(default_factory=list)
+    cells_undone: int = 0
+    cells_broken: int = 0
+    salvaged: bool = False
+    recounted: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, slots=True)

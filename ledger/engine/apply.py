@@ -5,12 +5,12 @@ Thread safety: one `apply` at a time, which the committer sees to; reads from an
 
 from __future__ import annotations
 
-import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ledger.engine.pool import Pool
-from ledger.errors import CapacityError
+from ledger.errors import CapacityError, CorruptionError
 from ledger.kernels import batch
 from ledger.kernels.single import CONTEXT_WORDS, context_words
 from ledger.layout import PROBE_BUCKETS, SHARD_SLOTS, SHARD_USED, SHARD_WORDS, STATUS_FULL
@@ -29,6 +29,21 @@ class Scratch:
         self.words = np.zeros((lanes, 4, batch.RING), np.uint32)
         self.rings = np.zeros((lanes, 3, batch.RING), np.uint64)
         self.counters = np.zeros((lanes, batch.COUNT_WORDS), np.uint64)
+
+
+class Spread(NamedTuple):
+    """How many slots the rows of a batch may take.
+
+    Attributes
+    ----------
+    slots : int or int64[shards]
+        In any shard, or by shard.
+    hashes : uint32[3, n]
+        Hash words of the keys, where they were made to know the shards; else empty.
+    """
+
+    slots: Any
+    hashes: np.ndarray = NO_HASHES
 
 
 class Applier:
@@ -88,7 +103,14 @@ class Applier:
         return settings, np.zeros(batch.JOB_WORDS, np.uint64), lanes
 
     def apply(
-        self, rows: np.ndarray, deletes: np.ndarray, lsn: int, *, publish: bool = False, redo: bool = False
+        self,
+        rows: np.ndarray,
+        deletes: np.ndarray,
+        lsn: int,
+        *,
+        hashes: np.ndarray = NO_HASHES,
+        publish: bool = False,
+        redo: bool = False,
     ) -> None:
         """Apply one frame, upserts then deletes; nothing is visible before `publish`.
 
@@ -97,6 +119,8 @@ class Applier:
         rows, deletes : uint64[n, 8], uint64[m, 4]
         lsn : int
             Not above committed + 1.
+        hashes : uint32[3, n]
+            Hash words of `rows`, if they are known and there are no deletes.
         publish : bool
             Publish in the same kernel call.
         redo : bool
@@ -108,7 +132,8 @@ class Applier:
         settings, job, lanes = self._settings(lsn, len(rows), len(deletes))
         settings[batch.SET_REDO] = redo
         settings[batch.SET_PUBLISH] = publish
-        hashes = NO_HASHES
+        if len(deletes):
+            hashes = NO_HASHES
         if self._hash is not None:
             hashes = np.ascontiguousarray(np.concatenate((self.hashes(rows), self.hashes(deletes)), axis=1))
         scratch = self._scratch
@@ -120,7 +145,7 @@ class Applier:
         )  # fmt: skip
         status = self.pool.run(batch.apply_frame, arguments, lanes)
         if status == STATUS_FULL:
-            raise RuntimeError("a frame met a full shard after its room was checked")
+            raise CorruptionError("a frame has more new keys than a shard has slots", hint="the geometry has changed")
 
     def read(self, keys: np.ndarray, committed: int, out: np.ndarray, found: np.ndarray) -> tuple[int, int]:
         """Read a batch as of `committed`.
@@ -151,34 +176,44 @@ class Applier:
         table = self.view.shards.reshape(-1, SHARD_WORDS)
         return (table[:, SHARD_SLOTS] - table[:, SHARD_USED]).astype(np.int64)
 
-    def room_is_sure(self, rows: int) -> bool:
-        """Tell whether so many new keys fit, whatever they are, without looking at them.
+    def spread(self, rows: np.ndarray) -> Spread:
+        """Say how many slots the rows may take, by shard where there may be too few to do without knowing.
 
-        The hash is keyed, so nobody chooses where keys go: the rows of a batch that fall to one shard are
-        binomial, and nine standard deviations above the mean are exceeded with a chance below 1e-18.
+        **Complexity**: O(1) while every shard has room for three such batches, else one hash a row, which the
+        apply then need not make again.
         """
-        if rows <= self._free_at_least:
-            return True
-        free = self._free_at_least = int(self.free_slots().min())
-        if rows <= free:
-            return True
-        if self._hash is not None:
-            return False
-        mean = rows / self.shards
-        return mean + 9.0 * math.sqrt(mean) + 16.0 <= free
+        if 3 * len(rows) <= self._free_at_least or 3 * len(rows) <= self.free_slots().min():
+            return Spread(len(rows))
+        hashes = self.hashes(rows)
+        if self._hash is None:
+            hashes = np.empty((3, len(rows)), np.uint32)
+            settings, job, lanes = self._settings(0, len(rows))
+            self.pool.run(batch.hash_batch, (rows, self.view.key, settings, job, hashes), lanes)
+        shards = hashes[0] & np.uint32(self.shards - 1)
+        return Spread(np.bincount(shards, minlength=self.shards), hashes)
 
-    def check_room(self, rows: np.ndarray) -> None:
+    def fits(self, *spreads: Spread) -> bool:
+        """Tell whether all the rows fit even if every key of them is new; not to be asked during an apply."""
+        wanted = sum(spread.slots for spread in spreads)
+        if isinstance(wanted, int) and wanted <= self._free_at_least:
+            return True
+        free = self.free_slots()
+        self._free_at_least = int(free.min())
+        return bool((wanted <= free).all())
+
+    def check_room(self, rows: np.ndarray, spread: Spread) -> None:
         """Raise CapacityError if the new keys of `rows` do not fit their shards; changes nothing.
 
-        **Complexity**: O(shards) while the fullest shard has room enough, else one look-up a row.
+        **Complexity**: O(shards) while `fits`, else one look-up a row.
         """
-        if self.room_is_sure(len(rows)):
+        if self.fits(spread):
             return
         free = self.free_slots()
         shard_of_new = np.zeros(len(rows), np.uint32)
         words = np.zeros((3, 8), np.uint32)
         view = self.view
-        batch.plan_rows(view.arrays, rows, self.hashes(rows), view.key, self.shards, words, shard_of_new)
+        hashes = spread.hashes if spread.hashes.shape[1] else self.hashes(rows)
+        batch.plan_rows(view.arrays, rows, hashes, view.key, self.shards, words, shard_of_new)
         new = np.flatnonzero(shard_of_new)
         keys = np.ascontiguousarray(rows[new, :4]).view("V32").ravel()
         _, first = np.unique(keys.view("S32") if not len(keys) else keys, return_index=True)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ledger.engine.apply import NO_DELETES, Applier
+from ledger.engine.apply import NO_DELETES, NO_HASHES, Applier, Spread
 from ledger.errors import BatchTooLargeError, CapacityError, ClosedError, FailStopError
 from ledger.kernels.batch import publish
 from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
@@ -105,12 +105,13 @@ class DirectCommitter:
         """Apply and publish one batch."""
         applier = self._applier
         state = applier.view.state
+        spread = applier.spread(rows)
         with self._lock:
             self._check()
-            applier.check_room(rows)
+            applier.check_room(rows, spread)
             lsn = int(state[STATE_COMMITTED]) + 1
             with self._gate:
-                applier.apply(rows, deletes, lsn, publish=True)
+                applier.apply(rows, deletes, lsn, hashes=spread.hashes, publish=True)
             if state[STATE_TAINTED]:
                 self.fail(RuntimeError("a record holds a cell of the future"))
                 self._check()
@@ -149,13 +150,14 @@ class DirectCommitter:
 class Request:
     """One batch, or a call to make while nothing is under way, on its way through the committer."""
 
-    __slots__ = ("buffer", "call", "deletes", "done", "error", "result", "rows")
+    __slots__ = ("buffer", "call", "deletes", "done", "error", "result", "rows", "spread")
 
     def __init__(self, rows: np.ndarray, deletes: np.ndarray, call: Callable[[], Any] | None = None) -> None:
         self.rows = rows
         self.deletes = deletes
         self.call = call
         self.buffer: Any = None
+        self.spread = Spread(0)
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = threading.Lock()
@@ -183,7 +185,7 @@ class Request:
 class Frame:
     """Requests that share an LSN, between their log write and their publishing."""
 
-    __slots__ = ("buffer", "deletes", "lsn", "requests", "rows", "ticket")
+    __slots__ = ("buffer", "deletes", "hashes", "lsn", "requests", "rows", "spreads", "ticket")
 
     def __init__(self, requests: list[Request], buffer: Any, lsn: int) -> None:
         self.requests = requests
@@ -193,6 +195,8 @@ class Frame:
         n_deletes = sum(len(r.deletes) for r in requests)
         self.rows = buffer.rows_view(n_rows)
         self.deletes = buffer.keys_view(n_deletes, n_rows).view(np.uint64) if n_deletes else NO_DELETES
+        self.spreads = [r.spread for r in requests]
+        self.hashes = requests[0].spread.hashes if len(requests) == 1 else NO_HASHES
         self.ticket: Any = None
 
 
@@ -261,6 +265,7 @@ class LoggedCommitter:
     def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:
         """Stage a batch in this thread, hand it to the committer and wait for it."""
         request = Request(rows, deletes)
+        request.spread = self._applier.spread(rows)
         if request.size > SHARED_FRAME_ROWS:
             request.buffer = self._stage([request])
         else:
@@ -333,7 +338,7 @@ class LoggedCommitter:
                 current, ahead = ahead, None
                 ahead = self._start_beside(current)
                 with self._gate:
-                    self._applier.apply(current.rows, current.deletes, current.lsn)
+                    self._applier.apply(current.rows, current.deletes, current.lsn, hashes=current.hashes)
                 if ahead is None:
                     ahead = self._start_beside(current)
                 self._log.wait(current.ticket)
@@ -368,8 +373,8 @@ class LoggedCommitter:
         """Start a frame while none is under way: plan, make room in the log, write."""
         requests = [request]
         try:
-            self._applier.check_room(request.rows)
-            requests = self._gather(request, 0)
+            self._applier.check_room(request.rows, request.spread)
+            requests = self._gather(request)
             return self._start(requests, room=True)
         except (CapacityError, BatchTooLargeError) as error:
             self._answer(requests, error)
@@ -386,12 +391,12 @@ class LoggedCommitter:
         if (
             request is None
             or request.call is not None
-            or not self._applier.room_is_sure(len(current.rows) + len(request.rows))
+            or not self._applier.fits(request.spread, *current.spreads)
             or not self._has_room(request.size)
         ):
             return None
         self._waiting.popleft()
-        requests = self._gather(request, len(current.rows))
+        requests = self._gather(request, *current.spreads)
         try:
             return self._start(requests, room=False)
         except BaseException as error:
@@ -399,21 +404,21 @@ class LoggedCommitter:
             self._refuse(requests)
             raise
 
-    def _gather(self, request: Request, before: int) -> list[Request]:
+    def _gather(self, request: Request, *before: Spread) -> list[Request]:
         """Return the requests that share a frame with `request`; one with deletes ends its frame.
 
-        `before` is the number of rows under way, whose new keys have no slots yet.
+        `before` are rows under way, whose new keys have no slots yet.
         """
         requests = [request]
-        total, new = request.size, len(request.rows)
+        total, spreads = request.size, [*before, request.spread]
         while request.buffer is None and not len(requests[-1].deletes) and self._waiting:
             other = self._waiting[0]
             if other is None or other.call is not None or other.buffer is not None:
                 break
             total += other.size
-            new += len(other.rows)
+            spreads.append(other.spread)
             limit = min(self._rows_max, SHARED_FRAME_ROWS)
-            if total > limit or not self._applier.room_is_sure(before + new) or not self._has_room(total):
+            if total > limit or not self._applier.fits(*spreads) or not self._has_room(total):
                 break
             requests.append(other)
             self._waiting.popleft()

@@ -80,8 +80,11 @@ class Reader:
         if status == STATUS_CORRUPT:
             raise corrupt_record(self._passes.shards, int(place) >> 32, int(place) & 0xFFFFFFFF)
         self.gates += 1
-        with self._gate:
-            return self.get(key)
+        with self._gate:  # no frame is applied meanwhile, so a record without a state now is a damaged one
+            status, place, *_ = get_one(self._address[0], key)
+        if status == STATUS_RETRY:
+            raise corrupt_record(self._passes.shards, int(place) >> 32, int(place) & 0xFFFFFFFF)
+        return self.get(key)
 
     def get_batch(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return accounts and which were found, as of one LSN; see `GeometricLedger.get_batch`.
@@ -105,9 +108,8 @@ class Reader:
                 self.gates += 1
                 with self._gate:
                     status, place = applier.read(keys, committed_lsn(state), out, found)
-        if status == STATUS_CORRUPT:
+        if status != 0:
             raise corrupt_record(self._passes.shards, place >> 32, place & 0xFFFFFFFF)
-        assert status == 0, status
         return out.view(ACCOUNT).reshape(len(keys)), found.view(np.bool_)
 
 

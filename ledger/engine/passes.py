@@ -22,6 +22,9 @@ from ledger.layout import (
     SHARD_SLOTS,
     SHARD_USED,
     SHARD_WORDS,
+    STATE_APPLIED,
+    STATE_APPLIED_LIVE,
+    STATE_APPLIED_SUPPLY_HI,
     STATE_COMMITTED,
     STATE_LIVE,
     STATE_SUPPLY_HI,
@@ -110,6 +113,7 @@ class Passes:
         state[STATE_LIVE] = totals.live
         state[STATE_SUPPLY_LO] = totals.supply & 0xFFFFFFFFFFFFFFFF
         state[STATE_SUPPLY_HI] = totals.supply >> 64
+        state[STATE_APPLIED_LIVE : STATE_APPLIED_SUPPLY_HI + 1] = state[STATE_LIVE : STATE_SUPPLY_HI + 1]
         state[STATE_TAINTED] = 0
 
     def index_is_whole(self, shard: int) -> bool:
@@ -201,6 +205,7 @@ class Passes:
                 self._word(shard, SHARD_SEED), np.uint64(committed), out,
             )  # fmt: skip
             view.shards[shard * SHARD_WORDS + SHARD_USED] = out[0]
+            self.shards.mark_all_dirty(RECORDS, shard, int(self._word(shard, SHARD_SLOTS)), RECORD_BYTES)
             return out
 
         outs = self.applier.pool.map(one, self.shards.count)
@@ -217,7 +222,7 @@ class Passes:
         used = self._word(shard, SHARD_USED)
         check_records(
             view.records, self._word(shard, SHARD_RECORD_BASE), np.int64(self._word(shard, SHARD_SLOTS)), used,
-            self._word(shard, SHARD_SEED), view.state[STATE_COMMITTED], out,
+            self._word(shard, SHARD_SEED), view.state[STATE_APPLIED], out,
         )  # fmt: skip
         names = ("broken_cells", "cells_beyond_end", "slots_without_cell", "cells_of_the_future")
         faults = {name: int(count) for name, count in zip(names, out[:4], strict=True)}

@@ -11,11 +11,9 @@ Invariants:
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from ledger.engine.apply import Applier
 from ledger.engine.passes import Passes, Progress
@@ -25,6 +23,8 @@ from ledger.layout import (
     SHARD_CHECKED,
     SHARD_WORDS,
     STATE_APPLIED,
+    STATE_APPLIED_LIVE,
+    STATE_APPLIED_SUPPLY_HI,
     STATE_COMMITTED,
     STATE_EPOCH,
     STATE_LIVE,
@@ -34,6 +34,7 @@ from ledger.layout import (
     STATE_SUPPLY_LO,
     STATE_TAINTED,
 )
+from ledger.stats import RecoveryReport
 from ledger.storage.control import Control
 from ledger.storage.files import Files, boot_id, read_clean
 from ledger.storage.log import Log
@@ -42,56 +43,6 @@ from ledger.storage.shard import Shards
 
 EVERYTHING = (1 << 63) - 1
 KNOWN_TOTALS_KEPT = 8
-
-
-@dataclass(slots=True)
-class RecoveryReport:
-    """What opening a ledger found and did.
-
-    Attributes
-    ----------
-    clean : bool
-        The ledger was closed cleanly; nothing was replayed.
-    checkpoint_lsn, lsn : int
-        What the image held, and what the ledger holds now.
-    frames, rows, bytes_read : int
-        Replayed from the log.
-    journal_replayed : bool
-        An unfinished snapshot of a ledger without a log was completed.
-    indexes_rebuilt : list of int
-        Shards whose index was made anew from the records.
-    cells_undone, cells_broken : int
-        Cells of mapped files above the last batch that was whole, and cells that failed their checksum.
-    salvaged : bool
-        Power was lost under a mode that promises nothing, and what was whole was kept.
-    recounted : bool
-        Live accounts and supply were counted again from the records.
-    seconds : dict of str to float
-        By phase.
-    """
-
-    clean: bool = False
-    checkpoint_lsn: int = 0
-    lsn: int = 0
-    frames: int = 0
-    rows: int = 0
-    bytes_read: int = 0
-    journal_replayed: bool = False
-    indexes_rebuilt: list[int] = field(default_factory=list)
-    cells_undone: int = 0
-    cells_broken: int = 0
-    salvaged: bool = False
-    recounted: bool = False
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a phase."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 def was_closed_cleanly(files: Files, path: Path, control: Control) -> bool:
@@ -156,7 +107,10 @@ def recover(
         if scan is not None:
             with report.phase("redo"):
                 _redo(view.state, applier, scan, report, progress)
-        if view.state[STATE_TAINTED]:
+        if scan is not None and scan.hole is not None:
+            with report.phase("roll back"):
+                _cut_at_hole(shards, passes, report, progress)
+        elif view.state[STATE_TAINTED]:
             with report.phase("recount"):
                 passes.recount()
             report.recounted = True
@@ -175,7 +129,13 @@ def start_state(control: Control, shards: Shards, lsn: int) -> None:
     state[STATE_LIVE] = control.live
     state[STATE_SUPPLY_LO] = control.supply & 0xFFFFFFFFFFFFFFFF
     state[STATE_SUPPLY_HI] = control.supply >> 64
+    copy_totals(state)
     state[STATE_EPOCH] = control.epoch
+
+
+def copy_totals(state: np.ndarray) -> None:
+    """Take the totals as of the committed LSN for those of the newest applied frame, which is the same one."""
+    state[STATE_APPLIED_LIVE : STATE_APPLIED_SUPPLY_HI + 1] = state[STATE_LIVE : STATE_SUPPLY_HI + 1]
 
 
 def _redo(state, applier: Applier, scan: LogScan, report: RecoveryReport, progress: Progress | None) -> None:
@@ -200,6 +160,18 @@ def _redo(state, applier: Applier, scan: LogScan, report: RecoveryReport, progre
         if progress is not None and scan.frames % 16 == 0:
             progress("redo", scan.frames, 0)
     report.frames, report.rows, report.bytes_read = scan.frames, scan.rows, scan.bytes_read
+
+
+def _cut_at_hole(shards: Shards, passes: Passes, report: RecoveryReport, progress: Progress | None) -> None:
+    """Drop what a checkpoint put into the image of frames that a salvaged log has lost."""
+    assert shards.view is not None
+    committed = int(shards.view.state[STATE_COMMITTED])
+    report.cells_undone, report.cells_broken, _ = passes.roll_back(committed)
+    report.salvaged = report.recounted = True
+    for shard in range(shards.count):
+        passes.rebuild(shard, progress)
+        report.indexes_rebuilt.append(shard)
+    passes.recount()
 
 
 def _recover_mapped(

@@ -46,6 +46,9 @@ from ledger.layout import (
     SHARD_USED,
     SHARD_WORDS,
     STATE_APPLIED,
+    STATE_APPLIED_LIVE,
+    STATE_APPLIED_SUPPLY_HI,
+    STATE_APPLIED_SUPPLY_LO,
     STATE_COMMITTED,
     STATE_LIVE,
     STATE_SUPPLY_HI,
@@ -463,27 +466,30 @@ def apply_frame(
 
 
 @kernel
+def publish(state, lsn):
+    """Make the newest applied frame visible to readers; pairs with the acquire loads of STATE_COMMITTED."""
+    state[STATE_LIVE] = state[STATE_APPLIED_LIVE]
+    state[STATE_SUPPLY_LO] = state[STATE_APPLIED_SUPPLY_LO]
+    state[STATE_SUPPLY_HI] = state[STATE_APPLIED_SUPPLY_HI]
+    store_release(state, np.uint64(STATE_COMMITTED), np.uint64(lsn))
+
+
+@kernel
 def finish_frame(state, settings, counters):
     """Move the threads' counters to the ledger's state, and publish the frame where the mode has no log."""
     for lane in range(counters.shape[0]):
-        state[STATE_LIVE] += counters[lane, COUNT_LIVE]
-        state[STATE_SUPPLY_LO] += counters[lane, COUNT_SUPPLY_LO]
-        if state[STATE_SUPPLY_LO] < counters[lane, COUNT_SUPPLY_LO]:
-            state[STATE_SUPPLY_HI] += U1
-        state[STATE_SUPPLY_HI] += counters[lane, COUNT_SUPPLY_HI]
+        state[STATE_APPLIED_LIVE] += counters[lane, COUNT_LIVE]
+        state[STATE_APPLIED_SUPPLY_LO] += counters[lane, COUNT_SUPPLY_LO]
+        if state[STATE_APPLIED_SUPPLY_LO] < counters[lane, COUNT_SUPPLY_LO]:
+            state[STATE_APPLIED_SUPPLY_HI] += U1
+        state[STATE_APPLIED_SUPPLY_HI] += counters[lane, COUNT_SUPPLY_HI]
         if counters[lane, COUNT_TAINTED] != U0:
             state[STATE_TAINTED] = U1
         for word in range(COUNT_PROBES):
             counters[lane, word] = U0
     state[STATE_APPLIED] = settings[SET_LSN]
     if settings[SET_PUBLISH] != U0:
-        store_release(state, np.uint64(STATE_COMMITTED), settings[SET_LSN])
-
-
-@kernel
-def publish(state, lsn):
-    """Make a frame visible to readers; pairs with the acquire loads of STATE_COMMITTED."""
-    store_release(state, np.uint64(STATE_COMMITTED), np.uint64(lsn))
+        publish(state, settings[SET_LSN])
 
 
 @kernel
@@ -582,6 +588,43 @@ def read_batch(view, rows, given, key, settings, job, out, found, counters, word
     while load_acquire(job, np.uint64(JOB_DONE)) < total:
         spin_pause()
     return np.int64(load_acquire(job, np.uint64(JOB_STATUS)))
+
+
+@kernel
+def hash_batch(rows, key, settings, job, hashes, lane):
+    """Hash a batch of keys, any number of threads together.
+
+    Parameters
+    ----------
+    rows : uint64[n, 4 or 8]
+    key : uint32[8]
+    settings, job, lane
+        As in `apply_frame`.
+    hashes : uint32[3, n]
+        Gets the hash words that choose shard, home and fingerprint.
+
+    Returns
+    -------
+    int64
+        0
+    """
+    total = settings[SET_ROWS]
+    if not joined(job, lane):
+        return np.int64(0)
+    while True:
+        first, stop = claim(job, total, settings[SET_LANES])
+        if first >= stop:
+            break
+        for row in range(first, stop, 8):
+            if row + 8 <= stop:
+                hash8(rows, row, key, hashes, row)
+            else:
+                for one in range(row, stop):
+                    hash1(rows, one, key, hashes, one)
+        fetch_add(job, np.uint64(JOB_DONE), np.uint64(stop - first))
+    while load_acquire(job, np.uint64(JOB_DONE)) < total:
+        spin_pause()
+    return np.int64(0)
 
 
 @kernel

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -61,11 +62,11 @@ class Reservation:
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = round_up(max(size_bytes, 1), HUGE_BYTES)
-        self._pid = os.getpid()
         self._raw_bytes = self.size_bytes + HUGE_BYTES
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         self._raw = _check_address(_libc.mmap(None, self._raw_bytes, PROT_NONE, flags, -1, 0))
         self.address = round_up(self._raw, HUGE_BYTES)
+        weakref.finalize(self, _unmap, self._raw, self._raw_bytes, os.getpid()).atexit = False
 
     def map_file(self, offset: int, size: int, fd: int, *, shared: bool, writable: bool = True) -> None:
         """Map the first `size` bytes of a file at `offset`, to be written back by the kernel or never."""
@@ -98,11 +99,11 @@ class Reservation:
         """Read back how much of the range is resident, and how much of that in huge pages."""
         return read_coverage(self.address, self.address + self.size_bytes)
 
-    def __del__(self) -> None:
-        """Unmap; a child of fork does not have the range and must not unmap what took its place."""
-        if getattr(self, "_raw", 0) and self._pid == os.getpid():
-            _libc.munmap(self._raw, self._raw_bytes)
-            self._raw = 0
+
+def _unmap(address: int, size: int, pid: int) -> None:
+    """Unmap; a child of fork does not have the range and must not unmap what took its place."""
+    if pid == os.getpid():
+        _libc.munmap(address, size)
 
 
 class _Words:
