@@ -20,9 +20,11 @@ report: setup ## run the experiments; the last line is the path of the page (PRO
 	@$(RUN) experiments run $(EXPERIMENTS) --profile $(PROFILE)
 
 test: lint ## the linter, then the fast tests (ARGS='-k name' picks some)
-	@$(RUN) pytest -m "not slow and not crash and not speed" $(ARGS)
+	@. tools/home.sh && .venv/bin/python tools/compile_kernels.py
+	@$(RUN) pytest -n 2 --dist loadfile -m "not slow and not crash and not speed" $(ARGS)
 
 test-all: lint ## the linter, then all tests, then the kernels' own with bounds checked
+	@. tools/home.sh && .venv/bin/python tools/compile_kernels.py
 	@. tools/home.sh && .venv/bin/python -m pytest -m "not speed" $(ARGS)
 	@. tools/home.sh && NUMBA_BOUNDSCHECK=1 exec .venv/bin/python -m pytest tests/kernels $(ARGS)
 

@@ -189,7 +189,7 @@ class GeometricLedger:
             failure: BaseException | None = None
             try:
                 if self._committer is not None:
-                    self._committer.close()
+                    self._end_commits(self._committer)
                     self._close_image()
             except BaseException as error:
                 failure = error
@@ -197,16 +197,29 @@ class GeometricLedger:
             if failure is not None:
                 raise failure
 
+    @staticmethod
+    def _end_commits(committer: Committer) -> None:
+        """End the committer's threads; an interrupt waits, since they must be gone before files and memory are."""
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                committer.close()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
     def _close_image(self) -> None:
         """Take the last checkpoint, then say on disk that all is whole."""
         assert self._committer is not None
         self._committer.check_writable()
         control = self._control
         changed = int(self._state[STATE_COMMITTED]) != control.checkpoint_lsn
-        if changed or self._view.dirty.any() or self._view.index_dirty.any():
-            self._checkpoint()
-        control.clean = True
         try:
+            if changed or self._view.dirty.any() or self._view.index_dirty.any():
+                self._checkpoint()
+            control.clean = True
             control.write(self._files, self.path)
             write_clean(
                 self._files, self.path, ledger_id=control.ledger_id, epoch=control.epoch, lsn=control.checkpoint_lsn,
@@ -410,7 +423,7 @@ class GeometricLedger:
         ----------
         keys : uint8[n, 32]
         """
-        return self.update_batch(np.zeros(0, ACCOUNT), keys)
+        return self.update_batch(np.zeros(0, ACCOUNT), key_words(keys).view(np.uint8))
 
     def snapshot(self) -> int:
         """Bring the image on disk up to the newest commit; writers wait meanwhile.

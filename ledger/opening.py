@@ -20,9 +20,9 @@ from ledger.engine.recovery import (
     start_state,
     was_closed_cleanly,
 )
-from ledger.errors import LedgerNotFoundError, OptionsError
+from ledger.errors import CorruptControlError, LedgerNotFoundError, OptionsError
 from ledger.kernels.intrinsics import checksum_words
-from ledger.layout import CONTROL_SHARD, STATE_COMMITTED
+from ledger.layout import BLOCK_BYTES, CONTROL_SHARD, STATE_COMMITTED
 from ledger.options import CAPACITY_DEFAULT, INDEX_LOAD_DEFAULT, SHARDS_DEFAULT, Options
 from ledger.stats import RecoveryReport
 from ledger.storage.control import Control
@@ -68,6 +68,7 @@ class Opener:
         self.lock = LedgerLock(self.path, exclusive=not self.read_only, files=self.files)
         try:
             if not (self.path / CONTROL_NAME).exists():
+                self._refuse_data()
                 try:
                     self._create()
                 except OSError as error:
@@ -84,6 +85,20 @@ class Opener:
                 self.pool.close()
             self.lock.release()
             raise
+
+    def _refuse_data(self) -> None:
+        """Refuse a folder with records or frames and no control block; what an unfinished creation left has neither."""
+        for path in (*self.path.glob("shard_*"), *self.path.glob(f"{LOG_NAME}/*.seg")):
+            fd = self.files.open(path, os.O_RDONLY)
+            try:
+                first = self.files.pread(fd, BLOCK_BYTES, BLOCK_BYTES)
+            finally:
+                self.files.close(fd)
+            if any(first):
+                raise CorruptControlError(
+                    f"{self.path / CONTROL_NAME} is missing, and {path.name} holds data",
+                    path=self.path / CONTROL_NAME, offset=0,
+                )  # fmt: skip
 
     def _create(self) -> None:
         """Make all files of a new ledger; the control block comes last and makes them one."""

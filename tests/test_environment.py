@@ -66,9 +66,7 @@ def test_locked_versions_are_within_the_bounds_of_pyproject():
     versions = locked_versions()
     for requirement in wanted():
         for version in versions[canonicalize_name(requirement.name)]:
-            assert requirement.specifier.contains(version), (
-                f"{requirement} is locked at {version}: run `make lock`"
-            )
+            assert requirement.specifier.contains(version), f"{requirement} is locked at {version}: run `make lock`"
 
 
 def test_every_locked_package_has_a_hash():

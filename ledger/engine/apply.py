@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ledger.engine.pool import Pool
-from ledger.errors import CapacityError, CorruptionError
+from ledger.errors import CapacityError, CorruptionError, CorruptRecordError
 from ledger.kernels import batch
 from ledger.kernels.single import CONTEXT_WORDS, context_words
-from ledger.layout import PROBE_BUCKETS, SHARD_SLOTS, SHARD_USED, SHARD_WORDS, STATUS_FULL
+from ledger.layout import PROBE_BUCKETS, SHARD_SLOTS, SHARD_USED, SHARD_WORDS, STATUS_CORRUPT, STATUS_FULL
 from ledger.options import HashFunction, Options
 from ledger.storage.shard import View
 
@@ -80,6 +80,11 @@ class Applier:
             total += scratch.counters[:, batch.COUNT_PROBES :].sum(axis=0)
         return total
 
+    @property
+    def own_hash(self) -> bool:
+        """Whether the hash is not the kernels' own."""
+        return self._hash is not None
+
     def hashes(self, rows: np.ndarray) -> np.ndarray:
         """Return the hash words of the keys of `rows` (uint64[n, 4 or more]), or nothing for keyed BLAKE3."""
         if self._hash is None:
@@ -144,6 +149,12 @@ class Applier:
             job, scratch.counters, scratch.words, scratch.rings,
         )  # fmt: skip
         status = self.pool.run(batch.apply_frame, arguments, lanes)
+        if status == STATUS_CORRUPT:
+            place = int(job[batch.JOB_ROW])
+            raise CorruptRecordError(
+                f"the record in slot {place & 0xFFFFFFFF} of shard {place >> 32} fails its checksum",
+                shard=place >> 32, slot=place & 0xFFFFFFFF,
+            )  # fmt: skip
         if status == STATUS_FULL:
             raise CorruptionError("a frame has more new keys than a shard has slots", hint="the geometry has changed")
 
@@ -176,13 +187,13 @@ class Applier:
         table = self.view.shards.reshape(-1, SHARD_WORDS)
         return (table[:, SHARD_SLOTS] - table[:, SHARD_USED]).astype(np.int64)
 
-    def spread(self, rows: np.ndarray) -> Spread:
+    def spread(self, rows: np.ndarray, frames: int) -> Spread:
         """Say how many slots the rows may take, by shard where there may be too few to do without knowing.
 
-        **Complexity**: O(1) while every shard has room for three such batches, else one hash a row, which the
-        apply then need not make again.
+        **Complexity**: O(1) while every shard has room for so many such `frames` at once, else one hash a row, which
+        the apply then need not make again.
         """
-        if 3 * len(rows) <= self._free_at_least or 3 * len(rows) <= self.free_slots().min():
+        if frames * len(rows) <= self._free_at_least or frames * len(rows) <= self.free_slots().min():
             return Spread(len(rows))
         hashes = self.hashes(rows)
         if self._hash is None:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ledger.engine.apply import NO_DELETES, NO_HASHES, Applier, Spread
-from ledger.errors import BatchTooLargeError, CapacityError, ClosedError, FailStopError
+from ledger.errors import BatchTooLargeError, CapacityError, ClosedError, FailStopError, LedgerError
 from ledger.kernels.batch import publish
 from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
 from ledger.storage.frames import frame_bytes
@@ -105,16 +105,19 @@ class DirectCommitter:
         """Apply and publish one batch."""
         applier = self._applier
         state = applier.view.state
-        spread = applier.spread(rows)
+        spread = applier.spread(rows, 1)
         with self._lock:
             self._check()
             applier.check_room(rows, spread)
             lsn = int(state[STATE_COMMITTED]) + 1
             with self._gate:
-                applier.apply(rows, deletes, lsn, hashes=spread.hashes, publish=True)
+                try:
+                    applier.apply(rows, deletes, lsn, hashes=spread.hashes, publish=True)
+                except LedgerError as error:  # a damaged record: the frame stays unpublished
+                    self.fail(error)
             if state[STATE_TAINTED]:
                 self.fail(RuntimeError("a record holds a cell of the future"))
-                self._check()
+            self._check()
         return lsn
 
     def pause(self, function: Callable[[], Any]) -> Any:
@@ -125,7 +128,7 @@ class DirectCommitter:
                 return function()
             except (OSError, FailStopError) as error:
                 self.fail(error)
-                raise self._failed from error  # type: ignore[misc]
+                raise _stopped(self._failed) from error.__cause__ or error
 
     def fail(self, error: BaseException) -> None:
         """Take no more writes."""
@@ -150,7 +153,7 @@ class DirectCommitter:
 class Request:
     """One batch, or a call to make while nothing is under way, on its way through the committer."""
 
-    __slots__ = ("buffer", "call", "deletes", "done", "error", "result", "rows", "spread")
+    __slots__ = ("buffer", "call", "deletes", "done", "error", "known", "result", "rows", "spread")
 
     def __init__(self, rows: np.ndarray, deletes: np.ndarray, call: Callable[[], Any] | None = None) -> None:
         self.rows = rows
@@ -160,6 +163,7 @@ class Request:
         self.spread = Spread(0)
         self.result: Any = None
         self.error: BaseException | None = None
+        self.known = False
         self.done = threading.Lock()
         self.done.acquire()
 
@@ -168,12 +172,17 @@ class Request:
         """Rows, deletes among them."""
         return len(self.rows) + len(self.deletes)
 
+    def settle(self) -> None:
+        """Say that the outcome is known."""
+        self.known = True
+        self.done.release()
+
     def wait(self) -> Any:
         """Wait for the outcome. An interrupt is raised when the outcome is known, or at a second interrupt."""
         try:
             self.done.acquire()
         except KeyboardInterrupt:
-            if not self.done.acquire(timeout=INTERRUPT_WAIT_S):
+            if not self.known and not self.done.acquire(timeout=INTERRUPT_WAIT_S):  # it may be ours already
                 raise KeyboardInterrupt("the batch goes on; whether it was committed is not known yet") from None
             raise
         error, self.error, self.call = self.error, None, None  # the committer may keep this request for long
@@ -265,7 +274,7 @@ class LoggedCommitter:
     def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:
         """Stage a batch in this thread, hand it to the committer and wait for it."""
         request = Request(rows, deletes)
-        request.spread = self._applier.spread(rows)
+        request.spread = self._applier.spread(rows, 2)
         if request.size > SHARED_FRAME_ROWS:
             request.buffer = self._stage([request])
         else:
@@ -463,7 +472,7 @@ class LoggedCommitter:
         self._log.release(frame.buffer)
         for request in frame.requests:
             request.result = frame.lsn
-            request.done.release()
+            request.settle()
 
     def _call(self, request: Request) -> None:
         """Make a call while no frame is under way; its disk errors stop the writer."""
@@ -475,7 +484,7 @@ class LoggedCommitter:
             request.error = _stopped(error)
         except BaseException as error:
             request.error = error
-        request.done.release()
+        request.settle()
 
     def fail(self, error: BaseException) -> None:
         """Take no more writes."""
@@ -492,7 +501,7 @@ class LoggedCommitter:
         """Tell the callers that their batches were not committed."""
         for request in requests:
             request.error = error
-            request.done.release()
+            request.settle()
 
     def _sync_loop(self, interval_s: float) -> None:
         """Make the log durable at each interval, until close."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 from ledger.kernels.hashing import hash1, hash8, hash8_finish, hash8_part, hash8_start
-from ledger.kernels.index import NONE, find_slot, home_of, key_matches, place, probe, shard_of
+from ledger.kernels.index import BROKEN, NONE, enter, find_slot, home_of, key_matches, probe, shard_of
 from ledger.kernels.intrinsics import (
     compare_swap,
     fetch_add,
@@ -78,7 +78,7 @@ JOB_MISSED = 2  # rows whose keys are new
 JOB_PARTS_CLAIMED = 3
 JOB_PARTS_DONE = 4
 JOB_STATUS = 5  # 0, or the negative status of a row that failed
-JOB_ROW = 6  # row of that status
+JOB_ROW = 6  # shard << 32 | slot of the record behind that status
 JOB_ARMED = 7  # set by lane 0: an interrupt between posting the job and running it must not leave half a frame
 JOB_WORDS = 16
 
@@ -249,7 +249,7 @@ def write_row(records, dirty, shards, shard, slot, rows, row, number, lsn, is_de
 
 
 @kernel
-def update_range(view, pending, rows, given, key, settings, first, stop, number, counters, rings):
+def update_range(view, pending, rows, given, key, settings, first, stop, number, job, counters, rings):
     """Write the rows first..stop-1 whose keys exist; note the others in `pending`.
 
     Parameters
@@ -278,6 +278,7 @@ def update_range(view, pending, rows, given, key, settings, first, stop, number,
     is_delete = rows.shape[1] == KEY_WORDS
     words, spots, homes, slots = rings
     count = 0
+    place = U0
     ahead = distance > 0
     shard_count = settings[SET_SHARDS]
     hash_some(rows, first, first, stop, given, offset, key, words)
@@ -301,10 +302,15 @@ def update_range(view, pending, rows, given, key, settings, first, stop, number,
         if slot != NONE:
             record = (shards[shard + RECORDS] + slot) * WORDS
             if not key_matches(records, record, rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3]):
-                slot, _ = find_slot(
+                slot, place = find_slot(
                     index, records, shards, shard // SHARD, homes[at], np.uint64(words[U2, at]),
                     rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3],
                 )  # fmt: skip
+        if slot == BROKEN:
+            job[JOB_ROW] = ((shard // SHARD) << U32) | place
+            store_release(job, np.uint64(JOB_STATUS), np.uint64(STATUS_CORRUPT))
+            pending[U0, number + row] = U0
+            continue
         if slot == NONE:
             pending[U0, number + row] = (((shard // SHARD) << U32) | np.uint64(words[U2, at])) + U1
             pending[U1, number + row] = homes[at]
@@ -312,9 +318,7 @@ def update_range(view, pending, rows, given, key, settings, first, stop, number,
             continue
         pending[U0, number + row] = U0
         if redo:
-            clear_broken_cells(
-                records, (shards[shard + RECORDS] + slot) * WORDS, shards[shard + SEED], slot
-            )
+            clear_broken_cells(records, (shards[shard + RECORDS] + slot) * WORDS, shards[shard + SEED], slot)
         write_row(
             records, dirty, shards, shard // SHARD, slot, rows, row, number + row, lsn, is_delete, shared, counters
         )
@@ -322,7 +326,7 @@ def update_range(view, pending, rows, given, key, settings, first, stop, number,
 
 
 @kernel
-def enter_row(view, index_dirty, pending, rows, row, number, lsn, redo, counters):
+def enter_row(view, index_dirty, pending, rows, row, number, lsn, redo, job, counters):
     """Write one noted row: into a new slot, or into the one that an earlier row of the frame made."""
     index, records, shards, dirty = view
     row = np.uint64(row)
@@ -333,9 +337,12 @@ def enter_row(view, index_dirty, pending, rows, row, number, lsn, redo, counters
     fingerprint = noted & np.uint64(0xFFFFFFFF)
     home = pending[U1, number + row]
     at_shard = shard * SHARD
-    slot, _ = find_slot(
+    slot, place = find_slot(
         index, records, shards, shard, home, fingerprint, rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3]
     )
+    if slot == BROKEN:
+        job[JOB_ROW] = (shard << U32) | place
+        return np.int64(STATUS_CORRUPT)
     if slot == NONE:
         if is_delete:
             return np.int64(0)
@@ -350,7 +357,7 @@ def enter_row(view, index_dirty, pending, rows, row, number, lsn, redo, counters
         if redo:
             clear_broken_cells(records, record, shards[at_shard + SEED], slot)
         write_row(records, dirty, shards, shard, slot, rows, row, number + row, lsn, is_delete, False, counters)
-        at = place(index, shards[at_shard + BASE], shards[at_shard + POSITIONS], home, fingerprint, slot)
+        at = enter(index, shards[at_shard + BASE], shards[at_shard + POSITIONS], home, fingerprint, slot)
         if at == NONE:
             return np.int64(STATUS_FULL)
         index_dirty[(shards[at_shard + BASE] + at) // WORDS_PER_BLOCK] = 1
@@ -381,11 +388,10 @@ def enter_part(view, index_dirty, pending, rows, deletes, settings, part, parts,
         if pending[0, number] == U0 or (pending[0, number] - U1) & mask != want:
             continue
         if number < n_rows:
-            status = enter_row(view, index_dirty, pending, rows, number, n_rows - n_rows, lsn, redo, counters)
+            status = enter_row(view, index_dirty, pending, rows, number, n_rows - n_rows, lsn, redo, job, counters)
         else:
-            status = enter_row(view, index_dirty, pending, deletes, number - n_rows, n_rows, lsn, redo, counters)
+            status = enter_row(view, index_dirty, pending, deletes, number - n_rows, n_rows, lsn, redo, job, counters)
         if status != np.int64(0):
-            job[JOB_ROW] = np.uint64(number)
             store_release(job, np.uint64(JOB_STATUS), np.uint64(status))
 
 
@@ -417,7 +423,8 @@ def apply_frame(
     Returns
     -------
     int64
-        0, or STATUS_FULL for a row that had no slot (the planning before the log write prevents it).
+        0; STATUS_FULL for a row that had no slot (the planning before the log write prevents it); STATUS_CORRUPT
+        for a damaged record, named in JOB_ROW. The frame is not published then.
 
     Notes
     -----
@@ -437,11 +444,13 @@ def apply_frame(
         missed = 0
         middle = min(max(first, np.int64(n_rows)), stop)
         if first < middle:
-            missed += update_range(view, pending, rows, given, key, settings, first, middle, np.int64(0), mine, rings)
+            missed += update_range(
+                view, pending, rows, given, key, settings, first, middle, np.int64(0), job, mine, rings
+            )
         if middle < stop:
             base = np.int64(n_rows)
             missed += update_range(
-                view, pending, deletes, given, key, settings, middle - base, stop - base, base, mine, rings
+                view, pending, deletes, given, key, settings, middle - base, stop - base, base, job, mine, rings
             )
         if missed > 0:
             fetch_add(job, np.uint64(JOB_MISSED), np.uint64(missed))
@@ -461,7 +470,7 @@ def apply_frame(
         while load_acquire(job, np.uint64(JOB_PARTS_DONE)) < parts:
             spin_pause()
     if lane == 0:
-        finish_frame(state, settings, counters)
+        finish_frame(state, settings, job, counters)
     return np.int64(load_acquire(job, np.uint64(JOB_STATUS)))
 
 
@@ -475,7 +484,7 @@ def publish(state, lsn):
 
 
 @kernel
-def finish_frame(state, settings, counters):
+def finish_frame(state, settings, job, counters):
     """Move the threads' counters to the ledger's state, and publish the frame where the mode has no log."""
     for lane in range(counters.shape[0]):
         state[STATE_APPLIED_LIVE] += counters[lane, COUNT_LIVE]
@@ -488,7 +497,7 @@ def finish_frame(state, settings, counters):
         for word in range(COUNT_PROBES):
             counters[lane, word] = U0
     state[STATE_APPLIED] = settings[SET_LSN]
-    if settings[SET_PUBLISH] != U0:
+    if settings[SET_PUBLISH] != U0 and job[JOB_STATUS] == U0:
         publish(state, settings[SET_LSN])
 
 
@@ -505,6 +514,7 @@ def read_range(view, rows, given, key, settings, first, stop, out, found, job, c
     committed = settings[SET_LSN]
     distance = np.int64(settings[SET_DISTANCE])
     words, spots, homes, slots = rings
+    place = U0
     ahead = distance > 0
     shard_count = settings[SET_SHARDS]
     offset = first - first  # not a literal, for which numba would compile everything once more
@@ -530,16 +540,18 @@ def read_range(view, rows, given, key, settings, first, stop, out, found, job, c
         if slot != NONE:
             record = (shards[shard + RECORDS] + slot) * WORDS
             if not key_matches(records, record, k0, k1, k2, k3):
-                slot, _ = find_slot(
+                slot, place = find_slot(
                     index, records, shards, shard // SHARD, homes[at], np.uint64(words[U2, at]), k0, k1, k2, k3
                 )
+        if slot == BROKEN:
+            job[JOB_ROW] = ((shard // SHARD) << U32) | place
+            store_release(job, np.uint64(JOB_STATUS), np.uint64(STATUS_CORRUPT))
+            return
         status = np.int64(1)
         balance = nonce = staked = modified = U0
         if slot != NONE:
             record = (shards[shard + RECORDS] + slot) * WORDS
-            status, balance, nonce, staked, modified = read_cell(
-                records, record, committed, shards[shard + SEED], slot
-            )
+            status, balance, nonce, staked, modified = read_cell(records, record, committed, shards[shard + SEED], slot)
         if status == np.int64(STATUS_RETRY) or status == np.int64(STATUS_CORRUPT):
             job[JOB_ROW] = ((shard // SHARD) << U32) | slot
             store_release(job, np.uint64(JOB_STATUS), np.uint64(status))

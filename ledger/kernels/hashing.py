@@ -128,9 +128,7 @@ def _digest_words(builder: Any, state: list) -> list:
 # ---------------------------------------------------------------- arrays
 def _expect(array: Any, dtype: Any, ndim: int, what: str) -> None:
     """Refuse at compile time what is not a C-contiguous array of `dtype`."""
-    if not (
-        isinstance(array, types.Array) and array.dtype == dtype and array.ndim == ndim and array.layout == "C"
-    ):
+    if not (isinstance(array, types.Array) and array.dtype == dtype and array.ndim == ndim and array.layout == "C"):
         raise TypingError(f"{what}: expected a C-contiguous {dtype} array of {ndim} dimensions, got {array}")
 
 

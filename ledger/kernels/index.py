@@ -16,6 +16,7 @@ import numpy as np
 from ledger.kernels.hashing import hash1, hash8
 from ledger.kernels.intrinsics import load_acquire, store_release
 from ledger.kernels.jit import kernel
+from ledger.kernels.records import is_stranger
 from ledger.layout import (
     INDEX_SLOT_MASK,
     PROBE_BUCKETS,
@@ -23,6 +24,7 @@ from ledger.layout import (
     SHARD_INDEX_BASE,
     SHARD_POSITIONS,
     SHARD_RECORD_BASE,
+    SHARD_SEED,
     SHARD_USED,
     SHARD_WORDS,
     STATUS_ABSENT,
@@ -35,10 +37,11 @@ U32 = np.uint64(32)
 SLOT_MASK = np.uint64(INDEX_SLOT_MASK)
 WORDS = np.uint64(RECORD_WORDS)
 BASE, POSITIONS = np.uint64(SHARD_INDEX_BASE), np.uint64(SHARD_POSITIONS)
-RECORDS, USED = np.uint64(SHARD_RECORD_BASE), np.uint64(SHARD_USED)
+RECORDS, USED, SEED = np.uint64(SHARD_RECORD_BASE), np.uint64(SHARD_USED), np.uint64(SHARD_SEED)
 SHARD = np.uint64(SHARD_WORDS)
 LAST_BUCKET = np.uint64(PROBE_BUCKETS - 1)
 NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
+BROKEN = np.uint64(0xFFFFFFFFFFFFFFFE)
 
 
 @kernel(inline=True)
@@ -100,9 +103,9 @@ def find_slot(index, records, shards, shard, home, fingerprint, k0, k1, k2, k3):
     Returns
     -------
     slot : uint64
-        All ones when the key is absent.
+        NONE when the key is absent; BROKEN when a record on the way may be the key's, but fails its seal.
     distance : uint64
-        Probe distance: positions passed before the one where the walk ended.
+        Probe distance: positions passed before the one where the walk ended; for BROKEN the slot.
     """
     at_shard = shard * SHARD
     base = shards[at_shard + BASE]
@@ -116,6 +119,8 @@ def find_slot(index, records, shards, shard, home, fingerprint, k0, k1, k2, k3):
         distance += steps
         if slot == NONE or key_matches(records, (first + slot) * WORDS, k0, k1, k2, k3):
             return slot, distance
+        if not is_stranger(records, (first + slot) * WORDS, shards[at_shard + SEED], slot):
+            return BROKEN, slot
         distance += U1
         at += U1
         if at == positions:
@@ -124,7 +129,7 @@ def find_slot(index, records, shards, shard, home, fingerprint, k0, k1, k2, k3):
 
 
 @kernel
-def place(index, base, positions, home, fingerprint, slot):
+def enter(index, base, positions, home, fingerprint, slot):
     """Publish the entry of a new slot at the first free position from its home.
 
     Returns
@@ -192,7 +197,7 @@ def rebuild_index(index, records, shards, shard, first, stop, shard_count, given
             if shard_of(words[0, lane], shard_count) != shard:
                 return np.int64(STATUS_CORRUPT)
             home = home_of(words[1, lane], positions)
-            if place(index, base, positions, home, np.uint64(words[2, lane]), slot) == NONE:
+            if enter(index, base, positions, home, np.uint64(words[2, lane]), slot) == NONE:
                 return np.int64(STATUS_FULL)
             slot += U1
     return np.int64(0)

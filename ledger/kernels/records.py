@@ -94,6 +94,28 @@ def cell_is_whole(records, cell, state, lsn):
 
 
 @kernel(inline=True)
+def is_broken(records, cell, state, lsn):
+    """Tell whether a cell that had `lsn` fails its seal, or was never written and has one; not while it is written."""
+    if lsn == BUSY:
+        return False
+    if lsn == U0:
+        broken = load_relaxed(records, cell + SEAL) != U0
+    else:
+        broken = not cell_is_whole(records, cell, state, lsn)
+    fence_acquire()
+    return broken and load_relaxed(records, cell + LSN) == lsn
+
+
+@kernel
+def is_stranger(records, record, seed, slot):
+    """Tell whether a record holds its own key, sealed: then a key that its fingerprint fits is another one."""
+    state = key_seal(seed, slot, records[record], records[record + U1], records[record + U2], records[record + U3])
+    lsn_a = load_acquire(records, record + A + LSN)
+    lsn_b = load_acquire(records, record + B + LSN)
+    return not (is_broken(records, record + A, state, lsn_a) or is_broken(records, record + B, state, lsn_b))
+
+
+@kernel(inline=True)
 def write_cell(records, record, seed, slot, k0, k1, k2, k3, balance, nonce, staked, modified, lsn, flags, shared):
     """Write one row into the older cell of its record, or over an earlier row of the same frame.
 
@@ -192,8 +214,13 @@ def read_cell(records, record, committed, seed, slot):
     in_a = fits_a and (not fits_b or lsn_a > lsn_b)
     cell = record + (A if in_a else B)
     lsn = lsn_a if in_a else lsn_b
+    state = key_seal(seed, slot, records[record], records[record + U1], records[record + U2], records[record + U3])
+    # The cell passed over is checked too: a damaged lsn would make this answer a stale one.
+    if is_broken(records, record + (B if in_a else A), state, lsn_b if in_a else lsn_a):
+        return np.int64(STATUS_CORRUPT), U0, U0, U0, U0
     if lsn == U0:
-        return np.int64(STATUS_ABSENT), U0, U0, U0, U0
+        broken = is_broken(records, cell, state, lsn)
+        return np.int64(STATUS_CORRUPT if broken else STATUS_ABSENT), U0, U0, U0, U0
     balance = load_relaxed(records, cell)
     nonce = load_relaxed(records, cell + U1)
     staked = load_relaxed(records, cell + U2)
@@ -202,7 +229,6 @@ def read_cell(records, record, committed, seed, slot):
     fence_acquire()
     if load_relaxed(records, cell + LSN) != lsn:
         return np.int64(STATUS_RETRY), U0, U0, U0, U0
-    state = key_seal(seed, slot, records[record], records[record + U1], records[record + U2], records[record + U3])
     flags = seal >> U32
     if seal != cell_seal(state, balance, nonce, staked, modified, lsn, flags):
         return np.int64(STATUS_CORRUPT), U0, U0, U0, U0
@@ -213,7 +239,7 @@ def read_cell(records, record, committed, seed, slot):
 
 @kernel
 def clear_broken_cells(records, record, seed, slot):
-    """Zero the lsn of each cell of a record whose seal does not fit, as redo does first.
+    """Empty each cell of a record whose seal does not fit, as redo does first.
 
     Another thread of the redo may be writing the same record, so a cell is cleared by compare-and-swap only
     when its lsn was the same before and after the check.
@@ -222,12 +248,9 @@ def clear_broken_cells(records, record, seed, slot):
     for offset in (A, B):
         cell = record + offset
         lsn = load_acquire(records, cell + LSN)
-        if lsn == U0 or lsn == BUSY:
-            continue
-        whole = cell_is_whole(records, cell, state, lsn)
-        fence_acquire()
-        if not whole and load_relaxed(records, cell + LSN) == lsn:
-            compare_swap(records, cell + LSN, lsn, U0)
+        if is_broken(records, cell, state, lsn) and compare_swap(records, cell + LSN, lsn, BUSY):
+            store_relaxed(records, cell + SEAL, U0)
+            store_release(records, cell + LSN, U0)
 
 
 @kernel(inline=True)
@@ -370,10 +393,10 @@ def roll_back(records, base, slots, seed, committed, out):
                 continue
             if lsn > committed:
                 out[1] += U1
-                records[cell + LSN] = U0
+                records[cell + LSN] = records[cell + SEAL] = U0
             elif not cell_is_whole(records, cell, state, lsn):
                 out[2] += U1
-                records[cell + LSN] = U0
+                records[cell + LSN] = records[cell + SEAL] = U0
             else:
                 out[0] = slot_ + U1
                 out[3] = max(out[3], lsn)

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 from ledger.kernels.hashing import hash1_words
-from ledger.kernels.index import NONE, RECORDS, SHARD, WORDS, find_slot, home_of, shard_of
+from ledger.kernels.index import BROKEN, NONE, RECORDS, SHARD, WORDS, find_slot, home_of, shard_of
 from ledger.kernels.intrinsics import load_acquire
 from ledger.kernels.jit import kernel
 from ledger.kernels.records import read_cell
@@ -27,6 +27,7 @@ from ledger.layout import (
     STATE_WORDS,
     STATUS_ABSENT,
     STATUS_CLOSED,
+    STATUS_CORRUPT,
     STATUS_RETRY,
     STATUS_UNCHECKED,
 )
@@ -145,9 +146,11 @@ def get_one(context, key):
     slot = NONE
     for _ in range(TRIES):
         committed = load_acquire(state, np.uint64(STATE_COMMITTED))
-        slot, _ = find_slot(index, records, shards, shard, home, np.uint64(word2), k0, k1, k2, k3)
+        slot, place = find_slot(index, records, shards, shard, home, np.uint64(word2), k0, k1, k2, k3)
         if slot == NONE:
             return np.int64(STATUS_ABSENT), U0, U0, U0, U0
+        if slot == BROKEN:
+            return np.int64(STATUS_CORRUPT), (shard << U32) | place, U0, U0, U0
         record = (shards[at_shard + RECORDS] + slot) * WORDS
         seed = shards[at_shard + np.uint64(SHARD_SEED)]
         status, balance, nonce, staked, modified = read_cell(records, record, committed, seed, slot)

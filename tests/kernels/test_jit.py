@@ -77,9 +77,7 @@ def test_a_changed_layout_or_kernel_source_gives_a_new_directory(package: Path) 
     assert len(seen) == 5
 
 
-def test_settings_that_change_the_code_change_the_digest(
-    package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settings_that_change_the_code_change_the_digest(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {jit.source_digest(package)}
     monkeypatch.setattr(numba.config, "BOUNDSCHECK", int(not numba.config.BOUNDSCHECK))
     seen.add(jit.source_digest(package))

@@ -1,0 +1,171 @@
+"""python -m experiments list | run | report | publish."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from experiments import spec, values
+from experiments.errors import ExperimentError, ParameterError, nearest
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0, 1 where something failed, 2 for a wrong call, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return int(options.command(options))
+    except ExperimentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, (ParameterError, LookupError)) else 1
+    except KeyboardInterrupt as stop:
+        run_id = stop.args[0] if stop.args else ""
+        after = f"; run {run_id} holds what was done: python -m experiments report {run_id}" if run_id else ""
+        print(f"interrupted{after}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments", description="Measure the ledger, and show what came out."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    item = commands.add_parser("list", help="name the experiments and their questions")
+    item.set_defaults(command=_list)
+    item = commands.add_parser("run", help="measure experiments into one run and make its page")
+    item.add_argument("names", nargs="+", metavar="NAME", help="experiments, or all")
+    item.add_argument("--profile", default="quick", choices=spec.PROFILES, help="how much to measure (default: quick)")
+    item.add_argument(
+        "--set",
+        dest="changes",
+        action="append",
+        default=[],
+        metavar="FACTOR=LEVEL,LEVEL",
+        help="other levels or workload values",
+    )
+    item.add_argument("--repeats", type=int, help="how often each cell is measured")
+    item.add_argument("--seed", type=int, help="seed of keys, records and order (default: 1)")
+    item.add_argument("--no-notebooks", action="store_true", help="make the page from the summary alone")
+    item.add_argument("--json", action="store_true", help="end with one line of JSON")
+    item.set_defaults(command=_run)
+    item = commands.add_parser("report", help="make the page of a stored run again")
+    item.add_argument("id", help="the run's id, or its folder")
+    item.add_argument("--no-notebooks", action="store_true", help="make the page from the summary alone")
+    item.set_defaults(command=_report)
+    item = commands.add_parser("publish", help="copy a stored run to results/published")
+    item.add_argument("id", help="the run's id")
+    item.set_defaults(command=_publish)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    """Name the experiments."""
+    for name in spec.names():
+        item = spec.load(name)
+        print(f"{name:<12} {item.question}")
+        print(f"{'':<12} factors: {', '.join(item.factors)}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Measure, then report."""
+    started = time.monotonic()
+    names = spec.names() if options.names == ["all"] else list(dict.fromkeys(options.names))
+    chosen = _plans(names, options)
+    from experiments import progress, report, sweep
+
+    _say(f"{', '.join(names)}: {sum(plan.trials for plan in chosen)} trials at profile {options.profile}")
+    done = sweep.run(chosen, progress.for_stream())
+    try:
+        html, figures, faults = report.build(done.id, with_notebooks=not options.no_notebooks)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(done.id) from None
+    for fault in faults:
+        _say(f"failed: {fault}")
+    failed = done.manifest["failed"]
+    if options.json:
+        seconds = round(time.monotonic() - started, 2)
+        line = {
+            "run": done.id,
+            "html": os.path.relpath(html),
+            "seconds": seconds,
+            "trials": done.manifest["trials"],
+            "failed": failed,
+            "figures": figures,
+        }
+        print(values.dumps(line), flush=True)
+    else:
+        print(os.path.relpath(html), flush=True)
+    return 1 if failed or faults else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    """Make the page of a stored run."""
+    from experiments import report
+
+    html, _, faults = report.build(options.id, with_notebooks=not options.no_notebooks)
+    for fault in faults:
+        _say(f"failed: {fault}")
+    print(os.path.relpath(html))
+    return 1 if faults else 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    """Copy a run to the published ones."""
+    from experiments import report
+
+    print(os.path.relpath(report.publish(options.id)))
+    return 0
+
+
+def _plans(names: Sequence[str], options: argparse.Namespace) -> list[Any]:
+    """Return the plans of a call; a change must be known to one experiment at least."""
+    from experiments import sweep
+
+    specs = [spec.load(name) for name in names]
+    changes: dict[str, str] = {}
+    for text in options.changes:
+        name, equals, levels = text.partition("=")
+        if not equals or not levels:
+            raise ParameterError(f"--set {text} is not FACTOR=LEVEL,LEVEL", name=name)
+        if not any(name in _settable(item) for item in specs):
+            known = set().union(*(_settable(item) for item in specs))
+            raise ParameterError(f"no experiment here has {name}", hint=nearest(name, known), name=name)
+        changes[name] = levels
+    plans = []
+    for item in specs:
+        own: dict[str, Any] = {}
+        for name, levels in changes.items():
+            if name in _settable(item):
+                words = values.parse_words(name, levels)
+                own[name] = words[0] if name in item.workload[options.profile] and len(words) == 1 else words
+        own |= {key: getattr(options, key) for key in ("repeats", "seed") if getattr(options, key) is not None}
+        plans.append(sweep.plan(item, options.profile, own))
+    return plans
+
+
+def _settable(item: spec.Spec) -> set[str]:
+    """Return the names that --set may change."""
+    return (item.parameters | set(item.factors)) - set(spec.RUN_PARAMETERS)
+
+
+def _stop(_signal: int, _frame: Any) -> None:
+    """Take a termination for an interruption: the run is closed and stays valid."""
+    raise KeyboardInterrupt
+
+
+def _say(line: str) -> None:
+    """Tell what is going on."""
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What the analyses share: choosing rows, medians over repeats, merged histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from experiments import runs
+from experiments.measure import Histogram
+from experiments.tables import format_cell
+
+LATENCY = ("p50", "p90", "p99", "p99_9", "p99_99", "max")
+
+
+def select(rows: pd.DataFrame, operation: str | None = None, **levels: Any) -> pd.DataFrame:
+    """Return the measured rows of an operation at some levels; a list of levels takes any of them."""
+    chosen = rows[rows["status"] == "ok"]
+    if operation is not None:
+        chosen = chosen[chosen["operation"] == operation]
+    for name, level in levels.items():
+        chosen = chosen[chosen[name].isin(level if isinstance(level, list) else [level])]
+    return chosen
+
+
+def median(rows: pd.DataFrame, column: str, operation: str | None = None, **levels: Any) -> float | None:
+    """Return the median of a column over the chosen rows, None where nothing was measured."""
+    chosen = select(rows, operation, **levels)
+    if column not in chosen or chosen[column].dropna().empty:
+        return None
+    return float(chosen[column].astype(float).median())
+
+
+def ratio(top: float | None, bottom: float | None) -> float | None:
+    """Return top / bottom, None where either is missing."""
+    return None if top is None or bottom is None or bottom == 0 else top / bottom
+
+
+def merged(rows: pd.DataFrame, by: Sequence[str], kind: str = "latency") -> dict[tuple[Any, ...], Histogram]:
+    """Return the histograms of rows added up over repeats, by the given columns."""
+    stored = runs.histograms(rows, kind)
+    found: dict[tuple[Any, ...], Histogram] = {}
+    for row in select(rows).to_dict("records"):
+        histogram = stored.get((int(row["trial"]), row["operation"]))
+        if histogram is not None:
+            found.setdefault(tuple(row[name] for name in by), Histogram()).merge(histogram)
+    return found
+
+
+def table(rows: pd.DataFrame, factors: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Return one row a cell and operation: medians over repeats, then latencies from merged histograms."""
+    by = [*factors, "operation"]
+    chosen = select(rows)
+    present = [column for column in columns if column in chosen]
+    numbers = chosen.groupby(by, sort=True)[present].median(numeric_only=True)
+    latencies = {
+        key: {"calls": found["count"], **{f"{name.replace('_', '.')} µs": _micro(found[name]) for name in LATENCY}}
+        for key, histogram in merged(rows, by).items()
+        if (found := histogram.quantiles(""))
+    }
+    shown = pd.DataFrame(list(latencies.values()), index=pd.MultiIndex.from_tuples(list(latencies), names=by))
+    joined = numbers.join(shown, how="left").reset_index()
+    joined["calls"] = joined["calls"].astype("Int64")
+    return joined
+
+
+def not_applicable(rows: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
+    """Return the cells that cannot exist, each with its reason."""
+    return rows.loc[rows["status"] == "not applicable", [*factors, "reason"]] if "reason" in rows else rows.iloc[:0]
+
+
+def numbers(found: dict[str, float | None]) -> dict[str, float]:
+    """Return the figures that could be computed."""
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+class Said(dict[str, Any]):
+    """Figures for ``str.format_map``: short numbers, and words where one was not measured.
+
+    Examples
+    --------
+    >>> "{a} M, {b:.0%}, {c}".format_map(Said({"a": 1234.5, "b": 0.5}))
+    '1,234 M, 50%, (not measured)'
+    """
+
+    def __init__(self, found: dict[str, float]) -> None:
+        super().__init__({name: _Number(value) for name, value in found.items()})
+
+    def __missing__(self, name: str) -> _Absent:
+        """Return what stands for a figure that is not there."""
+        return _Absent()
+
+
+class _Number(float):
+    """A number that is short unless a format is given."""
+
+    def __format__(self, form: str) -> str:
+        return float(self).__format__(form) if form else format_cell(float(self))
+
+
+class _Absent:
+    """A figure that was not measured, in any format."""
+
+    def __format__(self, form: str) -> str:
+        return "(not measured)"
+
+
+def _micro(value: float | None) -> float | None:
+    """Return nanoseconds as microseconds."""
+    return None if value is None else value / 1e3

@@ -1,0 +1,249 @@
+"""An experiment's file: its question, factors with levels for each profile, workload and figures.
+
+``specs/NAME.toml`` holds everything that a run can vary. What is misspelt in it, or asked of it, is an
+error before anything starts: a run that silently took a default answers a question nobody asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from experiments import values
+from experiments.errors import ParameterError, SpecError, nearest
+
+SPECS: Final = Path(__file__).parent / "specs"
+NOTEBOOKS: Final = Path(__file__).parent.parent / "notebooks"
+SPECS_VARIABLE: Final = "EXPERIMENTS_SPECS"
+"""Names a folder of further specs, looked through first."""
+PROFILES: Final = ("smoke", "quick", "standard", "full")
+RUN_PARAMETERS: Final = {"repeats": 1, "seed": 1, "run_id": "", "rerun": False}
+
+_KEYS: Final = {
+    "question", "expectation", "notebook", "trial", "analysis", "timeout_s", "repeats", "factors", "workload",
+    "metrics", "figures", "not_applicable", "skip",
+}  # fmt: skip
+_REQUIRED: Final = _KEYS - {"analysis", "timeout_s", "not_applicable", "skip", "metrics", "notebook", "expectation"}
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing that is varied: its name, its plural (the notebook's parameter), unit, and levels a profile."""
+
+    name: str
+    parameter: str
+    unit: str
+    text: str
+    levels: Mapping[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Cells to leave out: all levels named in `when` match."""
+
+    when: Mapping[str, list[Any]]
+    reason: str
+
+    def matches(self, factors: Mapping[str, Any]) -> bool:
+        """Return whether a cell with these levels falls under the rule."""
+        return all(factors[name] in levels for name, levels in self.when.items())
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One experiment as its file describes it."""
+
+    name: str
+    question: str
+    expectation: str
+    notebook: str
+    trial: str
+    analysis: str
+    timeout_s: float
+    repeats: Mapping[str, int]
+    factors: Mapping[str, Factor]
+    workload: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, str]
+    figures: Mapping[str, str]
+    not_applicable: tuple[Rule, ...]
+    skip: tuple[Rule, ...]
+    digest: str
+
+    @property
+    def parameters(self) -> set[str]:
+        """Names that the notebook's parameters cell has, and no others."""
+        plural = {factor.parameter for factor in self.factors.values()}
+        return plural | set(self.workload["smoke"]) | set(RUN_PARAMETERS)
+
+    def defaults(self, profile: str) -> dict[str, Any]:
+        """Return the value of every notebook parameter at a profile."""
+        check_profile(profile)
+        levels = {factor.parameter: list(factor.levels[profile]) for factor in self.factors.values()}
+        return {**levels, **self.workload[profile], **RUN_PARAMETERS, "repeats": self.repeats[profile]}
+
+    def choose(self, profile: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults of a profile with `changes`, which may name factors in singular or plural.
+
+        Raises
+        ------
+        ParameterError
+            A name is unknown or a value is of another kind than the profile's own.
+        """
+        chosen = self.defaults(profile)
+        singular = {factor.name: factor.parameter for factor in self.factors.values()}
+        for name, value in changes.items():
+            parameter = name if name in chosen else singular.get(name, name)
+            if parameter not in chosen:
+                hint = nearest(name, set(chosen) | set(singular))
+                raise ParameterError(f"{self.name} has no parameter {name}", hint=hint, name=name)
+            value = values.parse(name, value)
+            default = chosen[parameter]
+            if isinstance(default, list):
+                value = value if isinstance(value, list) else [value]
+                if not value:
+                    raise ParameterError(f"{name} has no levels", hint="give at least one", name=name)
+                value = [values.match_kind(name, item, default[0]) for item in value]
+                if len(set(value)) < len(value):
+                    raise ParameterError(f"{name} has a level twice", name=name)
+            else:
+                value = values.match_kind(name, value, default)
+            chosen[parameter] = value
+        for name in ("repeats", "seed"):
+            if not 1 <= chosen[name] < 1 << 32:
+                raise ParameterError(f"{name} is {chosen[name]}", hint="give 1 or more", name=name)
+        return chosen
+
+
+def names() -> list[str]:
+    """Return the names of all experiments, sorted."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
+
+
+def load(name: str | Path) -> Spec:
+    """Read an experiment by its name in ``specs/`` or by the path of its file.
+
+    Raises
+    ------
+    ParameterError
+        There is no such experiment.
+    SpecError
+        Its file is not valid; the message names the key.
+    """
+    candidates = [Path(name)] if str(name).endswith(".toml") else [folder / f"{name}.toml" for folder in _folders()]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        hint = nearest(str(name), names())
+        raise ParameterError(f"there is no experiment {name}", hint=hint, name=str(name))
+    data = path.read_bytes()
+    try:
+        table = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path.name}: {error}") from None
+    return _build(path.stem, table, hashlib.sha256(data).hexdigest()[:16])
+
+
+def check_profile(profile: str) -> None:
+    """Refuse a profile that does not exist."""
+    if profile not in PROFILES:
+        raise ParameterError(f"there is no profile {profile}", hint=nearest(profile, PROFILES), name="profile")
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """Return the function that ``module:function`` names."""
+    module, _, function = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"{reference} cannot be imported: {error}", hint="write module:function") from error
+
+
+def _folders() -> list[Path]:
+    """Return the folders that hold specs."""
+    named = os.environ.get(SPECS_VARIABLE)
+    return [Path(named), SPECS] if named else [SPECS]
+
+
+def _build(name: str, table: dict[str, Any], digest: str) -> Spec:
+    """Check a parsed file key by key and make it a Spec."""
+    _known(name, table, _KEYS)
+    missing = _REQUIRED - set(table)
+    if missing:
+        raise SpecError(f"{name}: {', '.join(sorted(missing))} missing")
+    factors = {key: _factor(name, key, value) for key, value in table["factors"].items()}
+    workload = _workload(name, table["workload"])
+    parameters = [factor.parameter for factor in factors.values()] + list(workload["smoke"]) + list(RUN_PARAMETERS)
+    twice = {item for item in parameters if parameters.count(item) > 1}
+    if twice:
+        raise SpecError(f"{name}: {', '.join(sorted(twice))} named twice")
+    _known(f"{name}: repeats", table["repeats"], set(PROFILES), complete=True)
+    if ":" not in table["trial"]:
+        raise SpecError(f"{name}: trial is {table['trial']!r}", hint="write module:function")
+    return Spec(
+        name=name,
+        question=table["question"].strip(),
+        expectation=table.get("expectation", "").strip(),
+        notebook=table.get("notebook", ""),
+        trial=table["trial"],
+        analysis=table.get("analysis", ""),
+        timeout_s=float(table.get("timeout_s", 120.0)),
+        repeats=table["repeats"],
+        factors=factors,
+        workload=workload,
+        metrics=table.get("metrics", {}),
+        figures=table["figures"],
+        not_applicable=tuple(_rule(name, factors, rule) for rule in table.get("not_applicable", [])),
+        skip=tuple(_rule(name, factors, rule) for rule in table.get("skip", [])),
+        digest=digest,
+    )
+
+
+def _factor(spec: str, name: str, table: dict[str, Any]) -> Factor:
+    """Check one factor: levels for every profile, all of one kind, none twice."""
+    where = f"{spec}: factors.{name}"
+    _known(where, table, {"parameter", "unit", "text", *PROFILES})
+    for profile in PROFILES:
+        levels = table.get(profile)
+        if not isinstance(levels, list) or not levels:
+            raise SpecError(f"{where} has no levels for {profile}")
+        for level in levels:
+            values.match_kind(where, values.check(where, level), levels[0])
+        if len(set(levels)) < len(levels):
+            raise SpecError(f"{where} has a level twice in {profile}")
+    levels_of = {profile: table[profile] for profile in PROFILES}
+    return Factor(name, table.get("parameter", name + "s"), table.get("unit", ""), table.get("text", ""), levels_of)
+
+
+def _workload(spec: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the workload of each profile: the common keys, then the profile's own."""
+    common = {key: value for key, value in table.items() if key not in PROFILES}
+    merged = {}
+    for profile in PROFILES:
+        own = table.get(profile, {})
+        _known(f"{spec}: workload.{profile}", own, set(common))
+        merged[profile] = {
+            key: values.match_kind(f"{spec}: {key}", own.get(key, value), value) for key, value in common.items()
+        }
+    return merged
+
+
+def _rule(spec: str, factors: Mapping[str, Factor], table: dict[str, Any]) -> Rule:
+    """Check a rule: it names known factors, and says why."""
+    _known(f"{spec}: rule", table, {"when", "reason"}, complete=True)
+    _known(f"{spec}: rule", table["when"], set(factors))
+    when = {key: value if isinstance(value, list) else [value] for key, value in table["when"].items()}
+    return Rule(when, table["reason"])
+
+
+def _known(where: str, table: Mapping[str, Any], keys: set[str], *, complete: bool = False) -> None:
+    """Refuse unknown keys, and missing ones where all are needed."""
+    for key in table:
+        if key not in keys:
+            raise SpecError(f"{where}: unknown key {key}", hint=nearest(key, keys))
+    if complete and keys - set(table):
+        raise SpecError(f"{where}: {', '.join(sorted(keys - set(table)))} missing")

@@ -1,0 +1,62 @@
+"""A tiny experiment in a folder of its own, and results that go to another."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments import runs, spec
+
+SPEC = """
+question = "Does the <script>alert(1)</script> & é harness work?"
+expectation = "It does."
+trial = "tests.experiments.tiny:measure"
+timeout_s = 1.5
+repeats = { smoke = 2, quick = 2, standard = 2, full = 2 }
+
+[factors.size]
+unit = "units"
+text = "a size"
+smoke = [1, 2]
+quick = [1, 2]
+standard = [1, 2]
+full = [1, 2]
+
+[factors.kind]
+parameter = "kinds"
+smoke = ["good"]
+quick = ["good", "raises"]
+standard = ["good", "raises", "dies", "hangs"]
+full = ["slow"]
+
+[workload]
+rows = 10
+share = 0.5
+[workload.quick]
+rows = 20
+
+[figures]
+work_rows_per_s = "rows a second"
+
+[[not_applicable]]
+when = { size = 2, kind = ["raises", "dies", "hangs"] }
+reason = "once is enough"
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Return the path of the tiny spec; its folder is one of specs now."""
+    folder = tmp_path / "specs"
+    folder.mkdir()
+    path = folder / "tiny.toml"
+    path.write_text(SPEC, encoding="utf-8")
+    monkeypatch.setenv(spec.SPECS_VARIABLE, str(folder))
+    return path
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Send runs to a folder whose name papermill would take for a template."""
+    folder = tmp_path / "a b é{x} #1"
+    monkeypatch.setenv(runs.RESULTS_VARIABLE, str(folder))
+    return folder

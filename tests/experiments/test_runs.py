@@ -1,0 +1,68 @@
+"""Runs on disk, tables, and intervals."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments import runs, stats, tables
+from experiments.errors import RunNotFoundError
+from experiments.measure import Histogram
+
+PLACE = {"experiment": "tiny", "trial": 0, "operation": "work"}
+
+
+def make(rows, histograms=()):
+    run = runs.Run.create(["tiny"], "smoke", {"experiments": {}})
+    run.add(rows, histograms)
+    return run
+
+
+def test_whole_numbers_above_2_53_stay_exact_even_beside_missing_ones(results):
+    rows = [
+        {**PLACE, "status": "ok", "big": 2**60 + 1, "huge": 2**64 - 1},
+        {**PLACE, "status": "ok", "big": None, "huge": None},
+    ]
+    found = runs.load(make(rows).id, "tiny")
+    assert 2**60 + 1 == found["big"][0]
+    assert 2**64 - 1 == found["huge"][0]
+    shown = tables.to_html(found[["big", "huge"]])
+    assert "1152921504606846977" in shown and "18446744073709551615" in shown and "–" in shown
+
+
+def test_a_column_of_mixed_kinds_becomes_text_and_not_an_error(results):
+    found = runs.load(make([{**PLACE, "x": 1}, {**PLACE, "x": "one"}]).id, "tiny")
+    assert ["1", "one"] == list(found["x"])
+
+
+def test_histograms_come_back_by_trial_and_operation(results):
+    histogram = Histogram.of([5, 5, 1_000_000])
+    run = make([PLACE], [{**PLACE, "kind": "latency", **runs.histogram_pairs(histogram)}])
+    found = runs.histograms(runs.load(run.id, "tiny"))[(0, "work")]
+    assert (3, 1_000_000, 1_000_010) == (found.n, found.max, found.sum)
+
+
+def test_two_runs_in_one_second_have_folders_of_their_own(results):
+    assert 5 == len({make([PLACE]).id for _ in range(5)})
+
+
+def test_an_unknown_run_is_named_with_the_nearest(results):
+    run = make([PLACE])
+    with pytest.raises(RunNotFoundError, match=run.id):
+        runs.load(run.id[:-1], "tiny")
+    assert run.path == runs.find(str(run.path)).resolve()
+
+
+def test_tables_escape_text_and_align_numbers():
+    shown = tables.to_html([{"<b>": "<script>alert(1)</script> & é", "n": 2**60 + 1, "x": 0.1234567, "y": None}])
+    assert "<script>" not in shown and "<b>" not in shown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; é" in shown
+    assert '<td class="number">1152921504606846977</td>' in shown
+
+
+def test_the_interval_of_a_median_holds_it_and_narrows():
+    few, many = [1.0, 2.0, 4.0], [1.0 + i % 7 for i in range(70)]
+    assert (2.0, 1.0, 4.0) == stats.median_interval(few)
+    middle, low, high = stats.median_interval(many)
+    assert 4.0 == middle and 1.0 < low <= middle <= high < 7.0
+    assert (0.5, 0.5, 0.5) == stats.ratio_interval([1.0, 1.0], [2.0, 2.0])
+    assert (2.0, 2.0, 2.0) == stats.ratio_interval([2.0, 8.0], [1.0, 4.0], paired=True)
