@@ -283,7 +283,7 @@ HISTORY = History()
 def write_on(path, kind, snapshots, say, *, options=None):
     """Open and write batch after batch, telling what is acknowledged, until killed."""
     ledger = GeometricLedger.open(path, options or reopen_options(*kind, log_bytes_max=256 * 1024))
-    lsn = ledger.stats().committed_lsn
+    lsn = ledger.verify().lsn
     say(f"open {lsn}")
     while True:
         lsn += 1
@@ -314,14 +314,14 @@ def check_survivors(path, kind, lines, start):
     """Open after a kill and compare with what the mode promises; returns the LSN found."""
     low, high = survivors(lines, kind, start)
     with GeometricLedger.open(path, reopen_options(*kind), read_only=True) as ledger:
-        looked = (ledger.stats().committed_lsn, ledger.state_hash())
+        looked = (ledger.verify().lsn, ledger.state_hash())
     ledger = GeometricLedger.open(path, reopen_options(*kind))
-    lsn = ledger.stats().committed_lsn
+    lsn = ledger.verify().lsn
     assert low <= lsn <= high, lines[-5:]
     model = HISTORY.after(lsn)
     assert (lsn, model.state_hash()) == looked
     assert (model.state_hash(), len(model.accounts), model.supply) == (
-        ledger.state_hash(), len(ledger), ledger.stats().supply,
+        ledger.state_hash(), len(ledger), ledger.verify().supply,
     )  # fmt: skip
     assert [] == ledger.verify().faults
     ledger.__del__()
@@ -366,7 +366,7 @@ def kill_closers(path, kind, times, seed):
 
         def body(say):
             ledger = GeometricLedger.open(path, reopen_options(*kind))
-            first = ledger.stats().committed_lsn
+            first = ledger.verify().lsn
             say(f"open {first}")
             for number in range(first + 1, first + 4):
                 ledger.update_batch(*batch(number))

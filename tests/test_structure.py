@@ -17,8 +17,8 @@ PACKAGE = Path(ledger.__file__).resolve().parent
 # stands above ledger.py although it lies beside the engine.
 RANKS = {
     "errors": 0, "layout": 0, "stats": 0, "options": 1, "inputs": 1,
-    "kernels.jit": 10, "kernels.intrinsics": 11, "kernels.hashing": 12, "kernels.records": 13, "kernels.index": 13,
-    "kernels.batch": 14, "kernels.single": 14,
+    "kernels.jit": 10, "kernels.intrinsics": 11, "kernels.hashing": 12, "kernels.records": 13, "kernels.index": 14,
+    "kernels.batch": 15, "kernels.single": 15,
     "storage.directio": 20, "storage.mapping": 20, "storage.headers": 20, "storage.frames": 21, "storage.files": 21,
     "storage.control": 22, "storage.segments": 22, "storage.log_reader": 23, "storage.shard": 23, "storage.log": 24,
     "engine.pool": 30, "engine.apply": 31, "engine.passes": 32,

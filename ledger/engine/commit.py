@@ -187,7 +187,10 @@ class Request:
             raise
         error, self.error, self.call = self.error, None, None  # the committer may keep this request for long
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: together they would keep the handle alive
         return self.result
 
 

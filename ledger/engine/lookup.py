@@ -126,10 +126,7 @@ def _shortest_get(address: list[int], unusual: weakref.WeakMethod[Any]) -> Calla
     unusual : weak method
         Called with the key, and with status and place from the kernel where it was called.
     """
-    get_one(0, bytes(KEY_BYTES))  # compiled or loaded here
-    overloads = list(getattr(get_one, "overloads", {}).values())
-    kernel = overloads[0].entry_point if overloads else get_one  # past numba's choice among signatures
-    new = tuple.__new__
+    kernel, new = _kernel, tuple.__new__
 
     def get(key: bytes) -> Account | None:
         if type(key) is not bytes:
@@ -148,3 +145,16 @@ def _shortest_get(address: list[int], unusual: weakref.WeakMethod[Any]) -> Calla
         return method
 
     return get
+
+
+def _load_kernel() -> Callable[..., tuple[int, int, int, int, int]]:
+    """Return the machine code of `get_one`, past numba's choice among signatures.
+
+    Done at import: the first kernel of a process wakes all of numba, which takes longer than opening a ledger.
+    """
+    get_one(0, bytes(KEY_BYTES))
+    overloads = list(getattr(get_one, "overloads", {}).values())
+    return overloads[0].entry_point if overloads else get_one
+
+
+_kernel = _load_kernel()

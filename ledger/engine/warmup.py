@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import tempfile
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from ledger.errors import CapacityError
 from ledger.layout import ACCOUNT
 from ledger.ledger import GeometricLedger
 from ledger.options import Options
@@ -46,9 +49,21 @@ def warm_up(progress: Callable[[str, int, int], None] | None = None) -> float:
             ledger.get_batch(records["pubkey"])
             ledger.verify()
             list(ledger)
+            ledger.index_view(0)
+            ledger.state_hash()
+            _nearly_full(ledger)
             if mapped or step == "recovery":
                 ledger.close()
             else:
                 del ledger  # as after a kill, so that the next step recovers
+                gc.collect()
         tell("done", len(steps), len(steps))
     return time.perf_counter() - start
+
+
+def _nearly_full(ledger: GeometricLedger) -> None:
+    """Try more accounts than fit, which is planned first and refused."""
+    records = np.zeros(8 * ledger.stats().capacity, ACCOUNT)
+    records["pubkey"].view("<u8")[:, 1] = np.arange(1, len(records) + 1)
+    with contextlib.suppress(CapacityError):
+        ledger.update_batch(records)
