@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import re
 import weakref
@@ -329,6 +330,7 @@ def remove_clean(files: Files, path: Path) -> None:
         files.sync_directory(path)
 
 
+@functools.cache
 def boot_id() -> bytes:
     """Return the 16 bytes that name this run of the kernel; zeros where it does not say."""
     with contextlib.suppress(OSError, ValueError):

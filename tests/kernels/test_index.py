@@ -63,7 +63,7 @@ def filled(count, positions=96, words=hash_words):
     for slot, key in enumerate(keys):
         small.record(SHARD, slot)["pubkey"][0] = np.frombuffer(key, np.uint8)
         _, home, fingerprint = words(key)
-        at = kernels.place(
+        at = kernels.enter(
             small.index,
             WORD(SHARD * 512),
             WORD(positions),
@@ -108,7 +108,7 @@ def test_entries_and_look_ups_equal_the_naive_table(words, count, positions):
 
 def test_a_full_index_takes_no_entry_and_a_look_up_ends():
     small, _, _ = filled(64, 64)
-    assert NONE == int(kernels.place(small.index, WORD(SHARD * 512), WORD(64), WORD(5), WORD(1), WORD(70)))
+    assert NONE == int(kernels.enter(small.index, WORD(SHARD * 512), WORD(64), WORD(5), WORD(1), WORD(70)))
     assert (NONE, 64) == find(small, b"?" * 32)
 
 
@@ -118,7 +118,7 @@ def test_entries_of_slots_not_given_out_hold_their_place_and_match_nothing():
     assert [*range(30), *[NONE] * 20] == [find(small, key)[0] for key in keys]
     _, home, fingerprint = hash_words(keys[40])
     before = small.index.copy()
-    kernels.place(small.index, WORD(SHARD * 512), WORD(96), WORD(home_of(home, 96)), WORD(fingerprint), WORD(40))
+    kernels.enter(small.index, WORD(SHARD * 512), WORD(96), WORD(home_of(home, 96)), WORD(fingerprint), WORD(40))
     assert before.tolist() == small.index.tolist(), "an entry that is there already stays"
 
 
