@@ -16,6 +16,7 @@ from ledger.engine.checkpoint import take_checkpoint
 from ledger.engine.commit import Committer, DirectCommitter, LoggedCommitter
 from ledger.engine.lookup import Reader
 from ledger.engine.passes import Progress, corrupt_record
+from ledger.engine.pool import run_apart
 from ledger.engine.recovery import log_scan
 from ledger.errors import ClosedError, FailStopError, ForkedError, OptionsError, ReadOnlyError
 from ledger.inputs import Account, check_rows, key_words, record_words
@@ -181,34 +182,26 @@ class GeometricLedger:
 
         Notes
         -----
-        **Durability**: durable when this returns, in every mode.
+        **Durability**: durable when this returns, in every mode. An interrupt is raised when all is done.
         """
+        if not self._status:
+            run_apart(self._close)
+
+    def _close(self) -> None:
+        """Close, in a thread where no interrupt strikes."""
         with self._close_lock:
             if self._status:
                 return
             failure: BaseException | None = None
             try:
                 if self._committer is not None:
-                    self._end_commits(self._committer)
+                    self._committer.close()
                     self._close_image()
             except BaseException as error:
                 failure = error
             self._let_go("closed")
             if failure is not None:
                 raise failure
-
-    @staticmethod
-    def _end_commits(committer: Committer) -> None:
-        """End the committer's threads; an interrupt waits, since they must be gone before files and memory are."""
-        interrupt: KeyboardInterrupt | None = None
-        while True:
-            try:
-                committer.close()
-                break
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
 
     def _close_image(self) -> None:
         """Take the last checkpoint, then say on disk that all is whole."""

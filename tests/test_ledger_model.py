@@ -144,7 +144,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 FAST = settings(
-    max_examples=25, stateful_step_count=20, deadline=None, database=None,
+    max_examples=60, stateful_step_count=20, deadline=None, database=None,
     phases=[Phase.explicit, Phase.generate],
 )  # fmt: skip
 LONG = settings(FAST, max_examples=600, stateful_step_count=50, phases=[Phase.explicit, Phase.generate, Phase.shrink])

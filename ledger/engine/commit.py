@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ledger.engine.apply import NO_DELETES, NO_HASHES, Applier, Spread
+from ledger.engine.pool import run_apart
 from ledger.errors import BatchTooLargeError, CapacityError, ClosedError, FailStopError, LedgerError
 from ledger.kernels.batch import publish
 from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
@@ -125,7 +126,7 @@ class DirectCommitter:
         with self._lock:
             self._check()
             try:
-                return function()
+                return run_apart(function)
             except (OSError, FailStopError) as error:
                 self.fail(error)
                 raise _stopped(self._failed) from error.__cause__ or error
@@ -294,7 +295,7 @@ class LoggedCommitter:
             if not self._closed:
                 self._closed = True
                 self._queue.put(None)
-        if threading.current_thread() is self._thread:
+        if threading.get_ident() == self._thread.ident:
             return  # the last handle was forgotten while this thread took a snapshot for it
         self._thread.join()
         self._stop_syncing.set()

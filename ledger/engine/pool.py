@@ -6,10 +6,45 @@ by fetch-and-add, so that nothing waits for a thread that comes late, and a call
 
 from __future__ import annotations
 
+import _thread
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any
+
+
+def run_apart(function: Callable[[], Any]) -> Any:
+    """Call `function` in a thread of its own, where no interrupt strikes, and return its result.
+
+    An interrupt of the waiting caller is raised when the call has ended. The locks of `threading` that are written
+    in Python (Condition, Event, Thread.start and join) can stay locked when an interrupt strikes within them, so
+    what must not be left half done is called in this way.
+    """
+    outcome: list[tuple[Any, BaseException | None]] = []
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            outcome.append((function(), None))
+        except BaseException as error:
+            outcome.append((None, error))
+        finally:
+            done.release()
+
+    interrupt: KeyboardInterrupt | None = None
+    _thread.start_new_thread(run, ())
+    while not outcome:
+        try:
+            done.acquire()
+        except KeyboardInterrupt as error:
+            interrupt = error
+    result, failure = outcome.pop()
+    if failure is not None:
+        raise failure
+    if interrupt is not None:
+        raise interrupt
+    return result
 
 
 class Pool:
@@ -29,7 +64,7 @@ class Pool:
     def run(self, kernel: Callable[..., int], arguments: tuple[Any, ...], lanes: int) -> int:
         """Call `kernel(*arguments, lane)` with lane 0 here and others on free threads; return lane 0's result."""
         while len(self._threads) < lanes - 1:
-            self._start_thread()
+            run_apart(self._start_thread)
         for lane in range(1, lanes):
             self._tasks.put((kernel, (*arguments, lane)))
         return kernel(*arguments, 0)
