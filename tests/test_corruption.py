@@ -522,8 +522,10 @@ def abandon(ledger):
     ledger.__del__()
 
 
-@pytest.mark.parametrize("last", ["snapshot", "close"])
-@pytest.mark.parametrize("kind", [("none", "private"), ("none", "memory")], ids="-".join)
+@pytest.mark.parametrize(
+    ("kind", "last"),
+    [(("none", "private"), "snapshot"), (("none", "private"), "close"), (("none", "memory"), "snapshot")],
+)
 def test_a_journal_leaves_the_snapshot_before_or_the_new_one_wherever_it_stops(tmp_path, kind, last):
     path = tmp_path / "book"
     make(path, kind, n=60)
