@@ -178,6 +178,8 @@ def interrupt(ledger, times, seed):
                 pass
             records, found = ledger.get_batch(make_keys(range(rows)))
             nonces = set(records["nonce"].tolist())
+            ledger.verify()  # waits its turn behind any batch that would still be under way
+            assert nonces == {ledger.get(make_key(0)).nonce}, "an interrupt is raised when the outcome is known"
             assert 1 == len(nonces)
             assert found.all()
             assert nonces <= {state, state + 1}
