@@ -95,7 +95,7 @@ def test_no_reader_ever_sees_half_a_batch(book, kind, threads):
         (read_chunks, ()),
     ):
         crowd.start(function, *arguments)
-    for nonce in range(2, 40 if kind[0] in ("none", "msync") else 16):
+    for nonce in range(2, 24 if kind[0] in ("none", "msync") else 10):
         ledger.update_batch(batch(nonce, choose))
         assert (nonce, nonce) == (ledger.get(make_key(0)).nonce, ledger.get(make_key(KEYS - 1)).nonce), (
             "own writes are seen"

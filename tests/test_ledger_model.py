@@ -144,10 +144,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 FAST = settings(
-    max_examples=60, stateful_step_count=20, deadline=None, database=None,
+    max_examples=40, stateful_step_count=20, deadline=None, database=None,
     phases=[Phase.explicit, Phase.generate],
 )  # fmt: skip
-LONG = settings(FAST, max_examples=600, stateful_step_count=50, phases=[Phase.explicit, Phase.generate, Phase.shrink])
+LONG = settings(FAST, max_examples=400, stateful_step_count=50, phases=[Phase.explicit, Phase.generate, Phase.shrink])
 
 
 def test_the_ledger_does_what_the_model_does():

@@ -154,7 +154,7 @@ class DirectCommitter:
 class Request:
     """One batch, or a call to make while nothing is under way, on its way through the committer."""
 
-    __slots__ = ("buffer", "call", "deletes", "done", "error", "known", "result", "rows", "spread")
+    __slots__ = ("buffer", "call", "deletes", "done", "error", "known", "queued", "result", "rows", "spread")
 
     def __init__(self, rows: np.ndarray, deletes: np.ndarray, call: Callable[[], Any] | None = None) -> None:
         self.rows = rows
@@ -164,7 +164,7 @@ class Request:
         self.spread = Spread(0)
         self.result: Any = None
         self.error: BaseException | None = None
-        self.known = False
+        self.queued = self.known = False
         self.done = threading.Lock()
         self.done.acquire()
 
@@ -179,13 +179,8 @@ class Request:
         self.done.release()
 
     def wait(self) -> Any:
-        """Wait for the outcome. An interrupt is raised when the outcome is known, or at a second interrupt."""
-        try:
-            self.done.acquire()
-        except KeyboardInterrupt:
-            if not self.known and not self.done.acquire(timeout=INTERRUPT_WAIT_S):  # it may be ours already
-                raise KeyboardInterrupt("the batch goes on; whether it was committed is not known yet") from None
-            raise
+        """Wait for the outcome."""
+        self.done.acquire()
         error, self.error, self.call = self.error, None, None  # the committer may keep this request for long
         if error is not None:
             try:
@@ -193,6 +188,11 @@ class Request:
             finally:
                 del error  # its traceback holds this frame: together they would keep the handle alive
         return self.result
+
+    def wait_interrupted(self) -> None:
+        """Wait for the outcome once more after an interrupt, unless the request never got as far as the queue."""
+        if self.queued and not self.known and not self.done.acquire(timeout=INTERRUPT_WAIT_S):
+            raise KeyboardInterrupt("the batch goes on; whether it was committed is not known yet")
 
 
 class Frame:
@@ -303,14 +303,19 @@ class LoggedCommitter:
             self._syncer.join()
 
     def _put(self, request: Request) -> Any:
-        """Queue a request and wait for its outcome."""
-        with self._close_lock:
-            if self._closed:
-                raise ClosedError("the ledger is closed")
-            if self._failed is not None:
-                raise _stopped(self._failed)
-            self._queue.put(request)
-        return request.wait()
+        """Queue a request and wait for its outcome; an interrupt is raised when that is known, or at a second one."""
+        try:
+            with self._close_lock:
+                if self._closed:
+                    raise ClosedError("the ledger is closed")
+                if self._failed is not None:
+                    raise _stopped(self._failed)
+                request.queued = True
+                self._queue.put(request)  # no interrupt strikes between these two lines
+            return request.wait()
+        except KeyboardInterrupt:
+            request.wait_interrupted()
+            raise
 
     def _stage(self, requests: list[Request]) -> Any:
         """Copy requests into one log buffer: all rows, then all deletes."""
