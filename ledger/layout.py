@@ -20,7 +20,7 @@ import numpy as np
 if sys.byteorder != "little":
     raise ImportError("the ledger's files and kernels need a little-endian machine")
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 BLOCK_BYTES: Final = 4096
 HUGE_BYTES: Final = 2 * 1024 * 1024
 
@@ -75,7 +75,8 @@ SHARD_RECORD_BASE: Final = 2  # first slot of the shard, in records from the sta
 SHARD_SLOTS: Final = 3  # slots that fit
 SHARD_USED: Final = 4  # slots given out so far; an index word that names a later slot is of the future
 SHARD_SEED: Final = 5  # crc32c state over ledger id, shard and generation
-SHARD_CHECKED: Final = 6  # 1 when the index checksum has been compared since open
+SHARD_CHECKED: Final = 6  # 1 when the index sum has been compared since open
+SHARD_SUM: Final = 7  # sum over the entries of the index
 SHARD_WORDS: Final = 8
 
 # ---------------------------------------------------------------- shared state of a ledger: uint64[64]
@@ -96,7 +97,7 @@ STATE_WORDS: Final = 64
 # ---------------------------------------------------------------- statuses of kernels (negative)
 STATUS_ABSENT: Final = -1
 STATUS_RETRY: Final = -2  # a reader was overtaken
-STATUS_UNCHECKED: Final = -3  # the shard's index checksum must be compared first
+STATUS_UNCHECKED: Final = -3  # the shard's index sum must be compared first
 STATUS_CORRUPT: Final = -4
 STATUS_FULL: Final = -5
 STATUS_CLOSED: Final = -6
@@ -143,7 +144,9 @@ CONTROL: Final = np.dtype(
         ("boot_id", "u1", (16,)),  # of the kernel under which the last writer ran
         ("created_ns", "<u8"),
         ("written_ns", "<u8"),
-        ("spare", "u1", (224,)),
+        ("totals_lsn", "<u8"),  # supply and live are as of this LSN, not below checkpoint_lsn
+        ("redo_bytes_per_s", "<u8"),  # log that the last recovery worth timing redid a second, 0 where none was
+        ("spare", "u1", (208,)),
         ("table_crc", "<u4"),  # crc32c of the shard table
         ("crc", "<u4"),  # crc32c of all bytes before
     ]
@@ -151,10 +154,12 @@ CONTROL: Final = np.dtype(
 CONTROL_SHARD: Final = np.dtype(
     [
         ("generation", "<u4"),
-        ("index_crc", "<u4"),  # of the index words as of checkpoint_lsn
+        ("index_sum", "<u4"),  # over the index entries as of checkpoint_lsn, see kernels/index.py
         ("slots", "<u8"),
         ("positions", "<u8"),
         ("used", "<u8"),
+        ("record_stamp", "<u8"),  # stamps of the two files that belong to this block, see FILE_HEADER
+        ("index_stamp", "<u8"),
     ]
 )
 # First block of shard_NNN.bin and of index_NNN.bin; records or words start at byte 4096.
@@ -167,7 +172,8 @@ FILE_HEADER: Final = np.dtype(
         ("generation", "<u4"),
         ("item_bytes", "<u4"),
         ("items", "<u8"),
-        ("spare", "u1", (12,)),
+        ("stamp", "<u8"),  # checkpoint_lsn of the last checkpoint that changed the file: an older copy has a lower one
+        ("spare", "u1", (4,)),
         ("crc", "<u4"),
     ]
 )

@@ -6,14 +6,17 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ledger.engine.apply import NO_DELETES
-from ledger.engine.checkpoint import take_checkpoint
-from ledger.engine.commit import Committer, DirectCommitter, LoggedCommitter
+from ledger.engine.checkpoint import Checkpointer, take_checkpoint
+from ledger.engine.commit import Committer
+from ledger.engine.commit_direct import DirectCommitter
+from ledger.engine.commit_logged import LoggedCommitter
 from ledger.engine.lookup import Reader
 from ledger.engine.passes import Progress, corrupt_record
 from ledger.engine.pool import run_apart
@@ -135,6 +138,7 @@ class GeometricLedger:
         self._gate = threading.Lock()
         self._reader = Reader(self._applier, self._passes, self._gate)
         self.get = self._reader.get  # one call less on the shortest path
+        self._checkpointer: Checkpointer | None = None
         self._committer: Committer | None = self._make_committer()
         self._status = ""
         self._close_lock = threading.Lock()
@@ -149,28 +153,22 @@ class GeometricLedger:
             committer.durable_lsn = self._control.checkpoint_lsn
             return committer
         interval = self.options.sync_interval_s if self.options.durability == "async" else None
-        return LoggedCommitter(
-            self._applier, self._gate, self._log, rows_max=self.options.batch_rows_max, sync_interval_s=interval,
-            make_room=self._weak_checkpoint(),
+        checkpointer = self._checkpointer = Checkpointer(
+            self._files, self.path, self._control, self._shards, self._log, self._gate, self.options,
+            self.recovery.bytes_read,
         )  # fmt: skip
-
-    def _weak_checkpoint(self) -> Callable[[], Any]:
-        """Return what takes a checkpoint, without keeping the handle: the committer's thread outlives nobody."""
-        method = weakref.WeakMethod(self._checkpoint)
-
-        def checkpoint() -> int:
-            bound = method()
-            if bound is None:
-                raise ClosedError("the handle was forgotten")
-            return bound()
-
-        return checkpoint
+        committer = LoggedCommitter(
+            self._applier, self._gate, self._log, rows_max=self.options.batch_rows_max, sync_interval_s=interval,
+            checkpoints=checkpointer,
+        )  # fmt: skip
+        checkpointer.attach(committer.pause_early, committer.check_writable, committer.fail)
+        return committer
 
     def _sync_mapped(self) -> tuple[float, Callable[[], Any]] | None:
         """Return interval and function of the periodic msync, in the mode that has one."""
         if self.options.durability != "msync":
             return None
-        return self.options.sync_interval_s, self._shards.write_dirty
+        return self.options.sync_interval_s, self._shards.sync_mapped
 
     def close(self) -> None:
         """Write everything to the image and mark the ledger as closed cleanly; twice does no harm.
@@ -195,13 +193,20 @@ class GeometricLedger:
             failure: BaseException | None = None
             try:
                 if self._committer is not None:
-                    self._committer.close()
+                    self._end_writing()
                     self._close_image()
             except BaseException as error:
                 failure = error
             self._let_go("closed")
             if failure is not None:
                 raise failure
+
+    def _end_writing(self) -> None:
+        """End the threads that write; what was queued is committed first."""
+        assert self._committer is not None
+        self._committer.close()
+        if self._checkpointer is not None:
+            self._checkpointer.stop()
 
     def _close_image(self) -> None:
         """Take the last checkpoint, then say on disk that all is whole."""
@@ -211,7 +216,7 @@ class GeometricLedger:
         changed = int(self._state[STATE_COMMITTED]) != control.checkpoint_lsn
         try:
             if changed or self._view.dirty.any() or self._view.index_dirty.any():
-                self._checkpoint()
+                self._take_still()
             control.clean = True
             control.write(self._files, self.path)
             write_clean(
@@ -244,9 +249,8 @@ class GeometricLedger:
     def __del__(self) -> None:
         """Let go of a handle that was forgotten; nothing is written, as after a kill."""
         if getattr(self, "_status", "closed") == "":
-            committer = self._committer
-            if committer is not None:
-                committer.close()
+            if self._committer is not None:
+                self._end_writing()
             self._let_go("closed")
 
     def __repr__(self) -> str:
@@ -393,21 +397,67 @@ class GeometricLedger:
         -----
         **Durability**: as the ledger's mode says when this returns. **Complexity**: O(n + m).
         """
+        committer, rows, keys = self._check_batch(records, deletes)
+        if not len(rows) + len(keys):
+            return int(self._state[STATE_COMMITTED])
+        lsn = committer.commit(rows, keys)
+        self._batches += 1
+        self._rows += len(rows) + len(keys)
+        return lsn
+
+    def _check_batch(self, records: Any, deletes: Any) -> tuple[Committer, np.ndarray, np.ndarray]:
+        """Return the committer, and a batch as words; nothing is wrong with it then."""
+        committer = self._check_writer()
+        rows = record_words(records)
+        keys = NO_DELETES if deletes is None else key_words(deletes, "deletes")
+        check_rows(len(rows) + len(keys), self.options.batch_rows_max)
+        if not self._passes.all_checked:
+            self._passes.check_all()
+        return committer, rows, keys
+
+    def _check_writer(self) -> Committer:
         self._check()
         if self._committer is None:
             raise ReadOnlyError("the ledger is open read-only")
-        rows = record_words(records)
-        keys = NO_DELETES if deletes is None else key_words(deletes, "deletes")
-        count = len(rows) + len(keys)
-        if not count:
-            return int(self._state[STATE_COMMITTED])
-        check_rows(count, self.options.batch_rows_max)
-        if not self._passes.all_checked:
-            self._passes.check_all()
-        lsn = self._committer.commit(rows, keys)
+        return self._committer
+
+    def submit_batch(self, records: Any, deletes: Any = None) -> Future[int]:
+        """Hand a batch over and go on: one thread keeps the disk busy, and small batches share its writes.
+
+        Parameters
+        ----------
+        records, deletes
+            As for `update_batch`; copied, so that they may be changed at once.
+
+        Returns
+        -------
+        concurrent.futures.Future of int
+            Its result is the LSN, once the batch is acknowledged as the mode says; its exception what
+            `update_batch` would raise (CapacityError, FailStopError). It cannot be cancelled.
+
+        Raises
+        ------
+        InvalidInputError, ReadOnlyError, ClosedError, FailStopError
+            At once.
+
+        Notes
+        -----
+        Batches of one thread are committed in the order in which they are submitted, each of them whole; one that
+        fails does not hold back the next. Waits while 131,072 rows are under way. Callbacks run in the thread that
+        commits, so they should be short. Without a log the batch is committed when this returns.
+        """
+        committer, rows, keys = self._check_batch(records, deletes)
+        if not len(rows) + len(keys):
+            done: Future[int] = Future()
+            done.set_result(int(self._state[STATE_COMMITTED]))
+            return done
         self._batches += 1
-        self._rows += count
-        return lsn
+        self._rows += len(rows) + len(keys)
+        return committer.submit(rows, keys)
+
+    def flush(self) -> int:
+        """Wait until every batch submitted before is acknowledged, or has failed; return the newest LSN."""
+        return self._check_writer().pause(lambda: int(self._state[STATE_COMMITTED]))
 
     def delete_batch(self, keys: Any) -> int:
         """Delete accounts, all of them or none; see `update_batch`.
@@ -419,28 +469,32 @@ class GeometricLedger:
         return self.update_batch(np.zeros(0, ACCOUNT), key_words(keys).view(np.uint8))
 
     def snapshot(self) -> int:
-        """Bring the image on disk up to the newest commit; writers wait meanwhile.
+        """Bring the image on disk up to the newest commit: a checkpoint on demand.
 
         Returns
         -------
         int
-            The LSN that the image holds.
+            The LSN up to which the image holds everything.
 
         Notes
         -----
+        Writers go on meanwhile in the modes with a log, and wait in those without.
         **Durability**: that state is durable when this returns, in every mode.
         **Complexity**: O(blocks changed since the last one).
         """
-        self._check()
-        if self._committer is None:
-            raise ReadOnlyError("the ledger is open read-only")
-        return self._committer.pause(self._checkpoint)
+        committer = self._check_writer()
+        if self._checkpointer is not None:
+            return run_apart(self._checkpointer.take)
+        return committer.pause(self._take_still)
 
-    def _checkpoint(self) -> int:
+    def _take_still(self) -> int:
+        """Take a checkpoint while no frame is under way and none comes."""
+        if self._checkpointer is not None:
+            return self._checkpointer.take_still()
         lsn = take_checkpoint(self._files, self.path, self._control, self._shards, self._log)
         self._snapshots += 1
-        if self._log is None and getattr(self, "_committer", None) is not None:
-            self._committer.durable_lsn = lsn  # type: ignore[union-attr]
+        assert self._committer is not None
+        self._committer.durable_lsn = lsn
         return lsn
 
     # ------------------------------------------------------------ looking inside
@@ -484,7 +538,10 @@ class GeometricLedger:
             image_bytes=self._shards.image_bytes,
             batches=self._batches,
             rows=self._rows,
-            snapshots=self._snapshots,
+            checkpoints=self._snapshots if self._checkpointer is None else self._checkpointer.taken,
+            checkpoint_running=self._checkpointer is not None and self._checkpointer.running,
+            log_redo_bytes=0 if self._checkpointer is None else self._checkpointer.log_bytes,
+            log_redo_bytes_max=None if self._checkpointer is None else self._checkpointer.limit_bytes,
             recovery=self.recovery,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ledger.engine.apply import Applier
-from ledger.engine.checkpoint import replay_journal, take_checkpoint
+from ledger.engine.checkpoint import take_checkpoint
 from ledger.engine.passes import Passes, Progress
 from ledger.engine.pool import Pool
 from ledger.engine.recovery import (
@@ -21,14 +21,16 @@ from ledger.engine.recovery import (
     was_closed_cleanly,
 )
 from ledger.errors import CorruptControlError, LedgerNotFoundError, OptionsError
-from ledger.kernels.intrinsics import checksum_words
 from ledger.layout import BLOCK_BYTES, CONTROL_SHARD, STATE_COMMITTED
 from ledger.options import CAPACITY_DEFAULT, INDEX_LOAD_DEFAULT, SHARDS_DEFAULT, Options
 from ledger.stats import RecoveryReport
-from ledger.storage.control import Control
+from ledger.storage.control import STAMPS, Control
 from ledger.storage.files import CONTROL_NAME, LOG_NAME, Files, LedgerLock, remove_clean
+from ledger.storage.journal import replay_journal
 from ledger.storage.log import Log
 from ledger.storage.shard import Shards, positions_for, slots_for
+
+REDO_BYTES_TIMED = 4 * 1024 * 1024  # of log, from which on the rate of redo is kept
 
 
 class Opener:
@@ -109,8 +111,6 @@ class Opener:
         table = np.zeros(shards, CONTROL_SHARD)
         table["slots"] = slots_for(capacity, shards)
         table["positions"] = positions_for(capacity, shards, index_load)
-        positions = int(table["positions"][0])
-        table["index_crc"] = checksum_words(np.zeros(positions, np.uint64), 0, positions)
         control = Control(
             ledger_id=uuid.uuid4().bytes,
             table=table,
@@ -161,9 +161,22 @@ class Opener:
             control, self.shards, self.applier, self.passes, None if report.clean else scan, report,
             salvage=self.salvage, progress=self.progress,
         )  # fmt: skip
+        self._check_stamps(mapped)
         if not self.read_only:
             with report.phase("ready"):
                 self._make_ready(scan)
+
+    def _check_stamps(self, mapped: bool) -> None:
+        """Refuse files that hold more than what the control block and the log lead to: those are older copies."""
+        lsn = self.report.lsn
+        counts = self.report.clean or self.control.checkpoint_lsn > 0  # else the image was made anew, or not looked at
+        if counts and self.shards.newest_stamp > lsn and not (mapped or self.report.salvaged):
+            path = self.path / CONTROL_NAME
+            raise CorruptControlError(
+                f"{path} is an older copy, or the log is cut: they lead to LSN {lsn}, and the image has been to "
+                f"{self.shards.newest_stamp}",
+                path=path, offset=0,
+            )  # fmt: skip
 
     def _way_to_recover(self) -> str:
         """Return the storage way to open with: mapped files are mended in place, everything else is not."""
@@ -205,24 +218,28 @@ class Opener:
             if self.read_only or shards.way == "memory":
                 shards.block_bytes(shard, which, block, 1)[:] = data
             if not self.read_only:
-                shards.write_blocks(shard, which, block, data)
+                shards.write_block(shard, which, block, data)
 
         after = replay_journal(self.files, self.path, control, write)
         if after is None:
             return
         self.report.journal_replayed = True
-        for name in ("checkpoint_lsn", "supply", "live"):
+        for name in ("checkpoint_lsn", "totals_lsn", "supply", "live"):
             setattr(control, name, getattr(after, name))
         control.table[:] = after.table
         shards.refresh_used()
         if not self.read_only:
+            stamped = tuple(control.table[name] == control.checkpoint_lsn for name in STAMPS)
+            shards.write_stamps(stamped, control.checkpoint_lsn)
             shards.sync_files()
             control.write(self.files, self.path)
 
     def _make_ready(self, scan: Any) -> None:
         """Open for writing: log resumed, image whole, control block durably open, marker gone."""
-        control, options = self.control, self.options
+        control, options, report = self.control, self.options, self.report
         control.epoch += 1
+        if report.bytes_read >= REDO_BYTES_TIMED:
+            control.redo_bytes_per_s = int(report.bytes_read / report.seconds["redo"])
         assert self.shards.view is not None
         if scan is not None:
             mode = options.durability if options.durability in ("async", "sync") else "sync"
@@ -240,7 +257,7 @@ class Opener:
             self.shards.start_epoch(control.epoch)
         elif options.storage == "shared":
             self.shards.prepare_state(int(self.shards.view.state[STATE_COMMITTED]), control.epoch)
-        if not self.report.clean or self.report.indexes_rebuilt:
+        if self._must_be_whole():
             take_checkpoint(self.files, self.path, control, self.shards, self.log)
         else:
             control.write(self.files, self.path)
@@ -251,6 +268,17 @@ class Opener:
         if options.durability in ("none", "msync") and self.log is not None:
             self.log.close()
             self.log = None
+
+    def _must_be_whole(self) -> bool:
+        """Tell whether the image has to hold everything before the first batch.
+
+        Where the log goes on, it holds what the image lacks, and the next checkpoint brings that in.
+        """
+        report, options = self.report, self.options
+        if report.clean:
+            return bool(report.indexes_rebuilt)
+        goes_on = options.durability in ("async", "sync") and self.shards.way == options.storage
+        return not goes_on or report.salvaged or report.recounted
 
     def _fit_options(self) -> None:
         """Refuse options that contradict the ledger, and fill in what it has."""

@@ -56,7 +56,15 @@ class Options:
     log_segment_bytes : int
         Size of one log segment, a multiple of 4096, at least 64 KiB.
     log_bytes_max : int
-        Log that may stand before a snapshot is taken, at least two segments.
+        Log that may stand on disk, at least two segments; a writer that fills it waits for a checkpoint.
+    checkpoint_log_bytes : int
+        Log after which a checkpoint begins, while writers go on; None takes half of `log_bytes_max`.
+    checkpoint_interval_s : float
+        Time after which one begins if something was committed, in seconds; None leaves it to the log's length.
+    recovery_target_s : float
+        Seconds that the redo of the log may take at the next opening after a kill. It bounds the log by the rate
+        that the last recovery was measured to have, 64 MiB/s where there was none, and writers that are faster
+        than the checkpoints wait for them; None sets no bound.
     batch_rows_max : int
         Most rows, upserts and deletes together, of one batch.
     require : bool
@@ -82,6 +90,9 @@ class Options:
     hash_name: str = HASH_BLAKE3.decode()
     log_segment_bytes: int = 64 * 1024 * 1024
     log_bytes_max: int = 1024 * 1024 * 1024
+    checkpoint_log_bytes: int | None = None
+    checkpoint_interval_s: float | None = None
+    recovery_target_s: float | None = None
     batch_rows_max: int = 262_144
     require: bool = False
 
@@ -100,6 +111,12 @@ class Options:
         _integer(self, "log_bytes_max", 2 * 64 * 1024, 1 << 50)
         _integer(self, "batch_rows_max", 1, FRAME_ROWS_MAX - 1)
         _number(self, "sync_interval_s", 0.001, 3600.0)
+        if self.checkpoint_log_bytes is not None:
+            _integer(self, "checkpoint_log_bytes", 64 * 1024, 1 << 50)
+        if self.checkpoint_interval_s is not None:
+            _number(self, "checkpoint_interval_s", 0.001, 1e6)
+        if self.recovery_target_s is not None:
+            _number(self, "recovery_target_s", 0.001, 3600.0)
         if self.shards is not None:
             _integer(self, "shards", 1, SHARDS_MAX)
             if self.shards & (self.shards - 1):

@@ -100,7 +100,16 @@ class LedgerStats:
         Written since open.
     image_bytes : int
         Size of all record and index files.
-    batches, rows, snapshots : int
+    batches, rows : int
+        Taken from callers of this handle, and their rows.
+    checkpoints : int
+        Completed by this handle, snapshots among them.
+    checkpoint_running : bool
+    log_redo_bytes : int
+        Log that an opening would have to redo if the process were killed now.
+    log_redo_bytes_max : int or None
+        Its bound, by `recovery_target_s`.
+    XX
         Committed and taken through this handle.
     recovery : RecoveryReport
         What opening found and did.
@@ -136,7 +145,10 @@ class LedgerStats:
     image_bytes: int
     batches: int
     rows: int
-    snapshots: int
+    checkpoints: int
+    checkpoint_running: bool
+    log_redo_bytes: int
+    log_redo_bytes_max: int | None
     recovery: RecoveryReport
 
     def as_dict(self) -> dict[str, Any]:

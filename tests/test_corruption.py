@@ -27,6 +27,7 @@ from ledger.layout import (
     CONTROL,
     CONTROL_COPY_BYTES,
     FILE_HEADER,
+    FORMAT_VERSION,
     FRAME_HEADER,
     FRAME_HEADER_BYTES,
     RECORD_BYTES,
@@ -65,7 +66,7 @@ def reopen(path, mode=("none", "private"), **arguments):
 
 
 def newer(header):
-    header["version"] = 2
+    header["version"] = FORMAT_VERSION + 1
 
 
 # ---------------------------------------------------------------- the log
@@ -285,7 +286,7 @@ def test_a_newer_version_is_told_apart_from_damage_and_no_byte_is_changed(killed
     for arguments in ({"read_only": True}, {}, {"create": False}, {"salvage": True}):
         with pytest.raises(UnsupportedVersionError) as caught:
             reopen(path, ("sync", "private"), **arguments)
-        assert (2, 1, offset, path / name) == (
+        assert (FORMAT_VERSION + 1, FORMAT_VERSION, offset, path / name) == (
             caught.value.found, caught.value.supported, caught.value.offset, caught.value.path,
         )  # fmt: skip
         assert before | {"lock": b""} == tree(path) | {"lock": b""}
@@ -451,9 +452,34 @@ def test_an_old_shard_file_of_the_same_ledger_is_found_out(tmp_path):
     old = (path / "shard_000.bin").read_bytes()
     with reopen(path) as ledger:
         ledger.update_batch(make_accounts(2, 200))
+    new = (path / "shard_000.bin").read_bytes()
     (path / "shard_000.bin").write_bytes(old)
-    with reopen(path) as ledger:
-        assert not ledger.verify().ok
+    for read_only in (True, False):
+        with pytest.raises(CorruptionError, match="older copy") as caught:
+            reopen(path, read_only=read_only)
+        assert path / "shard_000.bin" == caught.value.path
+    (path / "shard_000.bin").write_bytes(new)
+    reopen(path).close()
+
+
+@pytest.mark.parametrize("mode", [("none", "private"), ("sync", "private")], ids="-".join)
+@pytest.mark.parametrize("close", [True, False])
+def test_an_old_control_block_is_found_out(tmp_path, mode, close):
+    path = tmp_path / "book"
+    make(path, mode, n=60)
+    old = (path / "control.bin").read_bytes(), (path / ".clean_shutdown").read_bytes()
+    ledger = reopen(path, mode)
+    for seed in range(2, 6):
+        ledger.update_batch(make_accounts(seed, 200))
+        ledger.snapshot()
+    digest = ledger.state_hash()
+    ledger.close() if close else ledger.__del__()
+    (path / "control.bin").write_bytes(old[0])
+    (path / ".clean_shutdown").write_bytes(old[1])
+    for read_only in (True, False):
+        with pytest.raises(CorruptionError):
+            reopen(path, mode, read_only=read_only)
+    assert digest
 
 
 # ---------------------------------------------------------------- power loss and journals

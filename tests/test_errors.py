@@ -11,7 +11,7 @@ import pytest
 
 import ledger
 from ledger import GeometricLedger, Options, errors
-from ledger.layout import CELL_A, CONTROL, CONTROL_COPY_BYTES
+from ledger.layout import CELL_A, CONTROL, CONTROL_COPY_BYTES, FORMAT_VERSION
 from tests import children
 from tests.faults import FaultyFiles, flip_bit, patch, reseal
 from tests.model import make_accounts, make_key, make_keys, reopen_options, small_options
@@ -115,7 +115,7 @@ def salvage_needed(path):
 
 def newer_version(path):
     def newer(header):
-        header["version"] = 2
+        header["version"] = FORMAT_VERSION + 1
 
     both_copies(make(path), newer)
     GeometricLedger.open(path, reopen_options())
@@ -178,7 +178,7 @@ CAUSES = {
     errors.CapacityError: (capacity, {"shard": 0}),
     errors.FailStopError: (fail_stop, {}),
     errors.SalvageNeededError: (salvage_needed, {}),
-    errors.UnsupportedVersionError: (newer_version, {"found": 2, "supported": 1}),
+    errors.UnsupportedVersionError: (newer_version, {"found": FORMAT_VERSION + 1, "supported": FORMAT_VERSION}),
     errors.WrongLedgerError: (wrong_ledger, {"path": "shard_001.bin", "offset": 0}),
     errors.CorruptionError: (corruption, {"path": "shard_002.bin", "offset": 0}),
     errors.CorruptControlError: (corrupt_control, {"path": "control.bin", "offset": 0}),

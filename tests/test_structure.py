@@ -21,8 +21,10 @@ RANKS = {
     "kernels.batch": 15, "kernels.single": 15,
     "storage.directio": 20, "storage.mapping": 20, "storage.headers": 20, "storage.frames": 21, "storage.files": 21,
     "storage.control": 22, "storage.segments": 22, "storage.log_reader": 23, "storage.shard": 23, "storage.log": 24,
-    "engine.pool": 30, "engine.apply": 31, "engine.passes": 32,
-    "engine.commit": 33, "engine.checkpoint": 33, "engine.recovery": 33, "engine.lookup": 33,
+    "storage.journal": 24,
+    "engine.pool": 30, "engine.commit": 30, "engine.apply": 31, "engine.passes": 32,
+    "engine.commit_direct": 33, "engine.commit_logged": 33, "engine.checkpoint": 33, "engine.recovery": 33,
+    "engine.lookup": 33,
     "opening": 40, "ledger": 41, "engine.warmup": 42, "": 43,
     "services.tables": 50, "services.cli": 51, "__main__": 60,
 }  # fmt: skip

@@ -150,7 +150,7 @@ def batches(trial: Trial) -> Outcome:
     for name in parts:
         parts[name](bench.next(CALLERS))
     bench.write_log_once()
-    snapshots = bench.snapshots
+    before = bench.checkpoints
     operations = take_turns(parts, bench.rounds(parts), rows)
     facts = {
         **common.got(bench.engine.stats()),
@@ -158,7 +158,7 @@ def batches(trial: Trial) -> Outcome:
         "update_floor_distance": update_distance,
         "disk_way": disk_way,
         "frame_bytes": bench.frame_bytes,
-        "snapshots_in_rounds": bench.durable.stats().snapshots - snapshots - bench.own_snapshots,
+        "checkpoints_in_rounds": bench.durable.stats().checkpoints - before - bench.own_checkpoints,
     }
     disk.close()
     return Outcome(operations + tried + more + written, bench.engine.state_hash() + bench.durable.state_hash(), facts)
@@ -180,7 +180,7 @@ class Bench:
         self._chosen = chosen
         self._at = 0
         self._log_bytes = 0
-        self.own_snapshots = 0
+        self.own_checkpoints = 0
         self.engine, _ = common.create(trial.scratch / "engine", trial, durability="none")
         self._spoilt, _ = common.create(trial.scratch / "floor", trial, durability="none")
         log_bytes_max = 2 * max(chosen["log_bytes"], chosen["log_segment_bytes"])
@@ -196,9 +196,9 @@ class Bench:
         self._out = np.zeros((self.batch_rows, 8), np.uint64)
 
     @property
-    def snapshots(self) -> int:
+    def checkpoints(self) -> int:
         """Snapshots of the durable ledger so far, asked for or not."""
-        return self.durable.stats().snapshots
+        return self.durable.stats().checkpoints
 
     def next(self, count: int) -> list[int]:
         """Return the numbers of the next batches, around the end of the list."""
@@ -219,7 +219,7 @@ class Bench:
 
     def _snapshot(self) -> None:
         self.durable.snapshot()
-        self.own_snapshots += 1
+        self.own_checkpoints += 1
 
     def write_log_once(self) -> None:
         """Pass over as much log as the rounds will use between two snapshots, so that all of it is recycled."""

@@ -10,8 +10,7 @@ import numpy as np
 
 from ledger.engine.apply import NO_HASHES, Applier
 from ledger.errors import CorruptIndexError, CorruptRecordError
-from ledger.kernels.index import measure_distances, rebuild_index
-from ledger.kernels.intrinsics import checksum_words
+from ledger.kernels.index import measure_distances, rebuild_index, trim_index
 from ledger.kernels.records import check_records, roll_back, sum_records
 from ledger.layout import (
     RECORD_BYTES,
@@ -20,6 +19,7 @@ from ledger.layout import (
     SHARD_RECORD_BASE,
     SHARD_SEED,
     SHARD_SLOTS,
+    SHARD_SUM,
     SHARD_USED,
     SHARD_WORDS,
     STATE_APPLIED,
@@ -117,9 +117,14 @@ class Passes:
         state[STATE_TAINTED] = 0
 
     def index_is_whole(self, shard: int) -> bool:
-        """Compare a shard's index with the checksum in the control block."""
+        """Take entries of later frames out of a shard's index, and compare its sum with the control block's."""
+        view = self.view
         first, stop = self.shards.index_span(shard)
-        return int(checksum_words(self.view.index, first, stop)) == self.shards.control.index_crc(shard)
+        total = trim_index(
+            view.index, np.uint64(first), np.uint64(stop - first), self._word(shard, SHARD_USED), view.index_dirty
+        )
+        view.shards[shard * SHARD_WORDS + SHARD_SUM] = total
+        return int(total) & 0xFFFFFFFF == self.shards.control.index_sum(shard)
 
     def check_index(self, shard: int, progress: Progress | None = None) -> bool:
         """Check a shard's index once, and rebuild it from the records if it does not fit; tell whether it fitted."""
@@ -159,6 +164,7 @@ class Passes:
         view, shards = self.view, self.shards
         first, stop = shards.index_span(shard)
         view.index[first:stop] = 0
+        view.shards[shard * SHARD_WORDS + SHARD_SUM] = 0
         used = int(self._word(shard, SHARD_USED))
         words = np.zeros((3, 8), np.uint32)
         for start in range(0, used, REBUILD_PIECE):

@@ -3,10 +3,13 @@
 Invariants:
 
 1. a clean close is believed only if the control block and the marker agree; then nothing is replayed;
-2. the index is compared with its checksum before redo trusts it, and made anew from the records if it differs;
+2. entries of later frames are taken out of the index and its sum is compared before redo trusts it; it is made
+   anew from the records if that differs;
 3. redo applies the frames after the checkpoint in order, by the kernels that applied them first;
-4. nothing on disk changes before the accepted end of the log is durable again;
-5. a killed recovery leaves what it began with.
+4. the totals are those that the log or the control block name for a frame, and what later frames changed: a
+   record of the image may be ahead of redo, so that what a frame changes in it cannot be told;
+5. nothing on disk changes before the accepted end of the log is durable again;
+6. a killed recovery leaves what it began with.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ from ledger.storage.log_reader import LogScan
 from ledger.storage.shard import Shards
 
 EVERYTHING = (1 << 63) - 1
-KNOWN_TOTALS_KEPT = 8
+COUNTS_KEPT = 8
+EIGHT_BYTES = 1 << 64
 
 
 def was_closed_cleanly(files: Files, path: Path, control: Control) -> bool:
@@ -106,11 +110,11 @@ def recover(
             report.indexes_rebuilt += passes.check_all(progress)
         if scan is not None:
             with report.phase("redo"):
-                _redo(view.state, applier, scan, report, progress)
+                _redo(view.state, control, applier, scan, report, progress)
         if scan is not None and scan.hole is not None:
             with report.phase("roll back"):
                 _cut_at_hole(shards, passes, report, progress)
-        elif view.state[STATE_TAINTED]:
+        elif view.state[STATE_TAINTED]:  # no name of totals is new enough
             with report.phase("recount"):
                 passes.recount()
             report.recounted = True
@@ -138,27 +142,87 @@ def copy_totals(state: np.ndarray) -> None:
     state[STATE_APPLIED_LIVE : STATE_APPLIED_SUPPLY_HI + 1] = state[STATE_LIVE : STATE_SUPPLY_HI + 1]
 
 
-def _redo(state, applier: Applier, scan: LogScan, report: RecoveryReport, progress: Progress | None) -> None:
+class TotalsOfRedo:
+    """Live accounts and supply during redo: what redo has counted, put right by the totals that others name.
+
+    What redo counts for a frame is right unless it is tainted: the image was ahead in a record that it touches. As
+    no block reaches the image before totals of a frame as new are durable, the newest that are named make up for
+    all that went before.
+    """
+
+    def __init__(self, state: np.ndarray, control: Control) -> None:
+        self._state = state
+        self._control = control
+        self._counted = {control.checkpoint_lsn: self._count()}
+        self._tainted_lsn = -1
+        self._named_lsn = -1
+        self._offset = (0, 0)
+        self.take(control.checkpoint_lsn)
+
+    def _count(self) -> tuple[int, int]:
+        state = self._state
+        return int(state[STATE_LIVE]), int(state[STATE_SUPPLY_LO]) | int(state[STATE_SUPPLY_HI]) << 64
+
+    def take(self, lsn: int) -> None:
+        """Take what redo has counted up to frame `lsn`, which is published."""
+        state = self._state
+        if state[STATE_TAINTED]:
+            self._tainted_lsn = lsn
+            state[STATE_TAINTED] = 0
+        self._counted[lsn] = self._count()
+        self._counted.pop(lsn - COUNTS_KEPT, None)
+        control = self._control
+        if lsn == control.totals_lsn:
+            self.name(lsn, control.live, control.supply)
+
+    def name(self, lsn: int, live: int, supply: int) -> bool:
+        """Learn the totals as of `lsn`; False if those that redo came to must be right, and are others."""
+        counted = self._counted.get(lsn)
+        if counted is None or lsn < self._named_lsn:
+            return True
+        offset = (live - counted[0]) % EIGHT_BYTES, (supply - counted[1]) % EIGHT_BYTES**2
+        if self._named_lsn >= 0 and self._tainted_lsn <= self._named_lsn and offset != self._offset:
+            return False
+        self._named_lsn, self._offset = lsn, offset
+        return True
+
+    def settle(self) -> None:
+        """Put the totals into the state; it stays tainted where they cannot be told."""
+        state = self._state
+        live, supply = self._count()
+        live = (live + self._offset[0]) % EIGHT_BYTES
+        supply = (supply + self._offset[1]) % EIGHT_BYTES**2
+        state[STATE_LIVE], state[STATE_SUPPLY_LO], state[STATE_SUPPLY_HI] = live, supply % EIGHT_BYTES, supply >> 64
+        copy_totals(state)
+        state[STATE_TAINTED] = self._named_lsn < 0 or self._tainted_lsn > self._named_lsn
+
+
+def _redo(
+    state: np.ndarray,
+    control: Control,
+    applier: Applier,
+    scan: LogScan,
+    report: RecoveryReport,
+    progress: Progress | None,
+) -> None:
     """Apply the frames of the log, checking the totals that later frames name for earlier ones."""
-    totals = {}
+    totals = TotalsOfRedo(state, control)
     for frame in scan:
         rows = frame.rows.view("u8").reshape(-1, 8)
         deletes = frame.deletes.view("u8").reshape(-1, 4)
         header = frame.header
-        known = totals.get(int(header["known_lsn"]))
-        if known is not None and not state[STATE_TAINTED]:
-            named = (int(header["live"]), int(header["supply_lo"]), int(header["supply_hi"]))
-            if known != named:
-                raise CorruptLogError(
-                    f"{frame.path}: frame {frame.lsn} names other totals than the replay came to",
-                    path=frame.path, offset=frame.offset,
-                )  # fmt: skip
+        supply = int(header["supply_lo"]) | int(header["supply_hi"]) << 64
+        if not totals.name(int(header["known_lsn"]), int(header["live"]), supply):
+            raise CorruptLogError(
+                f"{frame.path}: frame {frame.lsn} names other totals than the replay came to",
+                path=frame.path, offset=frame.offset,
+            )  # fmt: skip
         applier.apply(rows, deletes, frame.lsn, redo=True)
         publish(state, frame.lsn)
-        totals[frame.lsn] = (int(state[STATE_LIVE]), int(state[STATE_SUPPLY_LO]), int(state[STATE_SUPPLY_HI]))
-        totals.pop(frame.lsn - KNOWN_TOTALS_KEPT, None)
+        totals.take(frame.lsn)
         if progress is not None and scan.frames % 16 == 0:
             progress("redo", scan.frames, 0)
+    totals.settle()
     report.frames, report.rows, report.bytes_read = scan.frames, scan.rows, scan.bytes_read
 
 

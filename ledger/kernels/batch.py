@@ -357,7 +357,7 @@ def enter_row(view, index_dirty, pending, rows, row, number, lsn, redo, job, cou
         if redo:
             clear_broken_cells(records, record, shards[at_shard + SEED], slot)
         write_row(records, dirty, shards, shard, slot, rows, row, number + row, lsn, is_delete, False, counters)
-        at = enter(index, shards[at_shard + BASE], shards[at_shard + POSITIONS], home, fingerprint, slot)
+        at = enter(index, shards, at_shard, home, fingerprint, slot)
         if at == NONE:
             return np.int64(STATUS_FULL)
         index_dirty[(shards[at_shard + BASE] + at) // WORDS_PER_BLOCK] = 1

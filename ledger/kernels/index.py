@@ -6,7 +6,8 @@ Invariants:
 - an entry never moves and is never removed, so a release store publishes it and readers take no lock;
 - entries are made in the order of the slots, so the index is a function of the records alone: rebuilding it
   from them gives the same words;
-- a word whose slot is not given out yet is of redo's future: it holds its position, but matches no key.
+- a shard's sum is that over its entries of a mix of word and position, so that it can be kept as entries are
+  made, and checked although an image holds entries of later frames: `trim_index` takes those out.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import numpy as np
 from ledger.kernels.hashing import hash1, hash8
 from ledger.kernels.intrinsics import load_acquire, store_release
 from ledger.kernels.jit import kernel
-from ledger.kernels.records import is_stranger
+from ledger.kernels.records import is_stranger, mix
 from ledger.layout import (
+    BLOCK_BYTES,
     INDEX_SLOT_MASK,
     PROBE_BUCKETS,
     RECORD_WORDS,
@@ -25,6 +27,7 @@ from ledger.layout import (
     SHARD_POSITIONS,
     SHARD_RECORD_BASE,
     SHARD_SEED,
+    SHARD_SUM,
     SHARD_USED,
     SHARD_WORDS,
     STATUS_ABSENT,
@@ -38,7 +41,8 @@ SLOT_MASK = np.uint64(INDEX_SLOT_MASK)
 WORDS = np.uint64(RECORD_WORDS)
 BASE, POSITIONS = np.uint64(SHARD_INDEX_BASE), np.uint64(SHARD_POSITIONS)
 RECORDS, USED, SEED = np.uint64(SHARD_RECORD_BASE), np.uint64(SHARD_USED), np.uint64(SHARD_SEED)
-SHARD = np.uint64(SHARD_WORDS)
+SHARD, SUM = np.uint64(SHARD_WORDS), np.uint64(SHARD_SUM)
+WORDS_PER_BLOCK = np.uint64(BLOCK_BYTES // 8)
 LAST_BUCKET = np.uint64(PROBE_BUCKETS - 1)
 NONE = np.uint64(0xFFFFFFFFFFFFFFFF)
 BROKEN = np.uint64(0xFFFFFFFFFFFFFFFE)
@@ -129,8 +133,8 @@ def find_slot(index, records, shards, shard, home, fingerprint, k0, k1, k2, k3):
 
 
 @kernel
-def enter(index, base, positions, home, fingerprint, slot):
-    """Publish the entry of a new slot at the first free position from its home.
+def enter(index, shards, at_shard, home, fingerprint, slot):
+    """Publish the entry of a new slot at the first free position from its home, and add it to the shard's sum.
 
     Returns
     -------
@@ -140,14 +144,15 @@ def enter(index, base, positions, home, fingerprint, slot):
     Notes
     -----
     **Ordering**: release; pairs with the acquire load in `probe`. The record's key must be there before.
-    In redo over an image that holds blocks of the future the entry may be there already, and stays.
     """
+    base = shards[at_shard + BASE]
+    positions = shards[at_shard + POSITIONS]
     word = (fingerprint << U32) | (slot + U1)
     at = home
     for _ in range(positions):
-        found = load_acquire(index, base + at)
-        if found == U0 or found == word:
+        if load_acquire(index, base + at) == U0:
             store_release(index, base + at, word)
+            shards[at_shard + SUM] += mix(word, at)
             return at
         at += U1
         if at == positions:
@@ -177,7 +182,6 @@ def rebuild_index(index, records, shards, shard, first, stop, shard_count, given
         0; STATUS_CORRUPT when a record's key belongs to another shard; STATUS_FULL when positions are short.
     """
     at_shard = shard * SHARD
-    base = shards[at_shard + BASE]
     positions = shards[at_shard + POSITIONS]
     origin = shards[at_shard + RECORDS]
     rows = records.reshape((records.size // RECORD_WORDS, RECORD_WORDS))
@@ -197,10 +201,46 @@ def rebuild_index(index, records, shards, shard, first, stop, shard_count, given
             if shard_of(words[0, lane], shard_count) != shard:
                 return np.int64(STATUS_CORRUPT)
             home = home_of(words[1, lane], positions)
-            if enter(index, base, positions, home, np.uint64(words[2, lane]), slot) == NONE:
+            if enter(index, shards, at_shard, home, np.uint64(words[2, lane]), slot) == NONE:
                 return np.int64(STATUS_FULL)
             slot += U1
     return np.int64(0)
+
+
+@kernel
+def trim_index(index, base, positions, used, dirty):
+    """Take out the entries of slots that are not given out, and add up the others.
+
+    Parameters
+    ----------
+    index : uint64[words]
+    base, positions, used : uint64
+        Of the shard.
+    dirty : uint8[blocks]
+        Gets 1 for each block of the index array that was changed.
+
+    Returns
+    -------
+    uint64
+        The sum over the entries that stay.
+
+    Notes
+    -----
+    A checkpoint that writers overtook leaves entries of later frames in the image. An entry is only made where
+    all positions before it are taken, so without the later ones the index is what it was at the checkpoint.
+    **Complexity**: O(positions), a sequential pass.
+    """
+    total = U0
+    for at in range(positions):
+        word = index[base + np.uint64(at)]
+        if word == U0:
+            continue
+        if (word & SLOT_MASK) - U1 < used:
+            total += mix(word, np.uint64(at))
+        else:
+            index[base + np.uint64(at)] = U0
+            dirty[(base + np.uint64(at)) // WORDS_PER_BLOCK] = 1
+    return total
 
 
 @kernel

@@ -335,6 +335,15 @@ def export_records(records, base, first, stop, seed, committed, rows):
 
 
 @kernel
+def copy_words(source, runs, out):
+    """Copy runs of words, given as int64[n, 3]: first word in `source`, words, first word in `out`."""
+    for run in range(runs.shape[0]):
+        first, at = runs[run, 0], runs[run, 2]
+        for word in range(runs[run, 1]):
+            out[at + word] = source[first + word]
+
+
+@kernel
 def check_records(records, base, slots, used, seed, committed, out):
     """Check both cells of every slot of a shard; slots not given out must be empty.
 

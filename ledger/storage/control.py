@@ -43,10 +43,13 @@ from ledger.storage.files import CONTROL_NAME, Files, boot_id
 from ledger.storage.headers import check_file_header, crc32c, decode, encode_file_header, new_header, seal
 
 COPIES: Final = 2
+STAMPS: Final = ("record_stamp", "index_stamp")  # by number of the file of a shard
 _WORD: Final = (1 << 64) - 1
 _PLAIN: Final = (
     "epoch",
     "checkpoint_lsn",
+    "totals_lsn",
+    "redo_bytes_per_s",
     "live",
     "capacity",
     "log_segment_bytes",
@@ -59,9 +62,10 @@ _PLAIN: Final = (
 class Control:
     """What the control block says; change the fields, then `write`.
 
-    `sequence` counts the writes. `supply` is the sum of all live balances, `checkpoint_lsn` the newest frame
-    that the image holds, `log_digest` the digest of that frame's header, `log_segment_first` the segment that
-    the frame after it is in or will be in. `table` has a CONTROL_SHARD row for each shard.
+    `sequence` counts the writes. `checkpoint_lsn` is the newest frame that the image holds in full, and it may hold
+    parts of later ones; `log_digest` is the digest of that frame's header, `log_segment_first` the segment that the
+    frame after it is in or will be in. `live` and `supply`, the sum of all live balances, are as of `totals_lsn`.
+    `table` has a CONTROL_SHARD row for each shard.
     """
 
     ledger_id: bytes
@@ -78,6 +82,8 @@ class Control:
     sequence: int = 0
     epoch: int = 0
     checkpoint_lsn: int = 0
+    totals_lsn: int = 0
+    redo_bytes_per_s: int = 0
     supply: int = 0
     live: int = 0
     clean: bool = False
@@ -119,9 +125,9 @@ class Control:
         """Return the slots given out in a shard as of the checkpoint."""
         return int(self.table["used"][shard])
 
-    def index_crc(self, shard: int) -> int:
-        """Return the checksum of a shard's index as of the checkpoint."""
-        return int(self.table["index_crc"][shard])
+    def index_sum(self, shard: int) -> int:
+        """Return the sum over a shard's index entries as of the checkpoint."""
+        return int(self.table["index_sum"][shard])
 
     def seed(self, shard: int) -> int:
         """Return the CRC-32C over ledger id, shard and generation: the start of each record's checksum."""
@@ -133,13 +139,20 @@ class Control:
         items = self.positions(shard) * 8 if which else self.slots(shard) * RECORD_BYTES
         return round_up(BLOCK_BYTES + items, BLOCK_BYTES)
 
-    def file_header(self, shard: int, which: int) -> bytes:
+    def file_header(self, shard: int, which: int, stamp: int | None = None) -> bytes:
         """Return the first block of a shard's record file (`which` 0) or index file (1)."""
         items = self.positions(shard) if which else self.slots(shard)
-        return encode_file_header(self.ledger_id, shard, self.generation(shard), which, items)
+        stamp = self.stamp(shard, which) if stamp is None else stamp
+        return encode_file_header(self.ledger_id, shard, self.generation(shard), which, items, stamp)
 
-    def open_checked(self, files: Files, path: Path, shard: int, which: int, size: int, writable: bool) -> int:
-        """Open a file of a shard, check its size and header, and return its descriptor.
+    def stamp(self, shard: int, which: int) -> int:
+        """Return the LSN of the last checkpoint that changed a shard's record file (`which` 0) or index file (1)."""
+        return int(self.table[STAMPS[which]][shard])
+
+    def open_checked(
+        self, files: Files, path: Path, shard: int, which: int, size: int, writable: bool
+    ) -> tuple[int, int]:
+        """Open a file of a shard, check its size and header, and return its descriptor and stamp.
 
         Raises
         ------
@@ -154,14 +167,15 @@ class Control:
             raise CorruptionError(f"{path} is missing", path=path, offset=0) from error
         try:
             found = files.size(fd)
+            stamp = 0
             if found >= BLOCK_BYTES:
-                check_file_header(files.pread(fd, BLOCK_BYTES, 0), self.file_header(shard, which), which, path)
+                stamp = check_file_header(files.pread(fd, BLOCK_BYTES, 0), self.file_header(shard, which), which, path)
             if found < size:
                 raise CorruptionError(f"{path} has {found} bytes, not {size}", path=path, offset=found)
         except BaseException:
             files.close(fd)
             raise
-        return fd
+        return fd, stamp
 
     # ------------------------------------------------------------ bytes
     def encode(self) -> bytes:

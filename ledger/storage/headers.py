@@ -89,33 +89,32 @@ def unsupported(found: int, path: Path, offset: int) -> UnsupportedVersionError:
     )
 
 
-def encode_file_header(ledger_id: bytes, shard: int, generation: int, which: int, items: int) -> bytes:
+def encode_file_header(ledger_id: bytes, shard: int, generation: int, which: int, items: int, stamp: int) -> bytes:
     """Return the first block of the record file (`which` 0) or the index file (1) of a shard."""
     header = new_header(FILE_HEADER, FILE_MAGICS[which], ledger_id)
     header["shard"] = shard
     header["generation"] = generation
     header["item_bytes"] = ITEM_BYTES[which]
     header["items"] = items
+    header["stamp"] = stamp
     return seal(header).ljust(BLOCK_BYTES, b"\0")
 
 
-def check_file_header(block: bytes, expected: bytes, which: int, path: Path) -> None:
-    """Raise unless `block` is the header that `encode_file_header` makes for this place.
+def check_file_header(block: bytes, expected: bytes, which: int, path: Path) -> int:
+    """Return the stamp of a header; raise unless it is what `encode_file_header` makes for this place but for that.
 
     Raises
     ------
     CorruptionError
-        The header fails its checksum.
+        The header fails its checksum, or its stamp is below the one expected: the file is an older copy.
     UnsupportedVersionError
-        It is newer.
+        It is of a newer version.
     WrongLedgerError
         It is sound, but of another ledger, shard, generation or size.
     """
     found = decode(block, FILE_HEADER, FILE_MAGICS[which], path)
     if found is None:
         raise CorruptionError(f"{path}: the header is damaged", path=path, offset=0)
-    if found.tobytes() == expected[: FILE_HEADER.itemsize]:
-        return
     wanted = np.frombuffer(expected[: FILE_HEADER.itemsize], FILE_HEADER)[0]
     for name in ("ledger_id", "shard", "generation", "item_bytes", "items"):
         if found[name].tobytes() != wanted[name].tobytes():
@@ -125,7 +124,15 @@ def check_file_header(block: bytes, expected: bytes, which: int, path: Path) -> 
                 offset=0,
                 field=name,
             )
-    raise CorruptionError(f"{path}: the header has bytes that nobody writes", path=path, offset=0)
+    if found["version"] != wanted["version"] or found["spare"].any():
+        raise CorruptionError(f"{path}: the header has bytes that nobody writes", path=path, offset=0)
+    stamp, least = int(found["stamp"]), int(wanted["stamp"])
+    if stamp < least:
+        raise CorruptionError(
+            f"{path} is an older copy: it was last changed by the checkpoint of LSN {stamp}, not {least}",
+            path=path, offset=0,
+        )  # fmt: skip
+    return stamp
 
 
 def _text(value: Any) -> str:

@@ -9,8 +9,8 @@ Invariants:
 - a checkpoint moves on to the next segment (`mark`), then the control block names it, then the segments
   before it are reused (`recycle`): wherever a kill comes between, the control block names what is there.
 
-Thread-safety: one thread submits; `wait` and `sync` may be called from any thread. `mark` and `recycle` are
-called by the submitting thread or while it stands still.
+Thread-safety: one thread submits; `wait`, `sync`, `wait_prepared` and `recycle` may be called from any thread.
+`prepare` and `mark` are called by the submitting thread or while it stands still.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Ticket:
     """A frame under way; give it to `Log.wait`, in the order of the LSN."""
 
     lsn: int
+    known_lsn: int
     buffer: FrameBuffer
     bytes: int
     handle: Any = None
@@ -65,6 +66,8 @@ class Log:
         Of the newest frame that was submitted.
     durable_lsn
         The greatest LSN that this handle knows to be durable.
+    known_lsn
+        The greatest LSN whose totals a durable frame of this handle names.
     epoch, mode
         As given.
     """
@@ -77,6 +80,7 @@ class Log:
         self.epoch = epoch
         self.lsn = self.durable_lsn = lsn
         self.digest = digest
+        self.known_lsn = self._known_next = 0
         self.frames = self.bytes_written = self.rolls = self.roll_wait_ns = 0
         self._pool = BufferPool()
         self._lock = threading.Lock()  # over lsn, durable_lsn and the two lists
@@ -257,7 +261,7 @@ class Log:
             previous_digest=self.digest,
         )
         self.check_size(frame.nbytes)
-        ticket = Ticket(lsn, buffer, frame.nbytes)
+        ticket = Ticket(lsn, known_lsn, buffer, frame.nbytes)
         with self._fail_stop("written"):
             segment = self._place(frame.nbytes)
             if self.mode == "sync":
@@ -273,7 +277,7 @@ class Log:
                 self._in_flight.append(ticket)
             elif segment not in self._unsynced:
                 self._unsynced.append(segment)
-            self.lsn, self.digest = lsn, digest
+            self.lsn, self.digest, self._known_next = lsn, digest, known_lsn
         self.frames += 1
         self.bytes_written += frame.nbytes
         if 2 * segment.offset > segment.size:
@@ -296,7 +300,7 @@ class Log:
             self.files.finish_write(ticket.handle)
         with self._lock:
             self._in_flight.pop(0)
-            self.durable_lsn = ticket.lsn
+            self.durable_lsn, self.known_lsn = ticket.lsn, ticket.known_lsn
         ticket.done, ticket.handle = True, None
 
     def sync(self) -> int:
@@ -310,13 +314,13 @@ class Log:
         with self._sync_lock:
             self.check()
             with self._lock:
-                segments, lsn = self._unsynced, self.lsn
+                segments, lsn, known_lsn = self._unsynced, self.lsn, self._known_next
                 self._unsynced = []
             with self._fail_stop("synced"):
                 for segment in segments:
                     self.files.fdatasync(segment.fd)  # the frames up to `lsn`
             with self._lock:
-                self.durable_lsn = lsn
+                self.durable_lsn, self.known_lsn = lsn, known_lsn
             return lsn
 
     def _place(self, size: int) -> Segment:
@@ -334,17 +338,31 @@ class Log:
     def mark(self) -> Mark:
         """End the segment in use, so that a checkpoint as of the newest frame frees it.
 
-        **Durability**: the segment named is durable when this returns, and the control block may name it.
+        **Durability**: the segment named is durable when this returns. The control block may name it once the
+        newest frame is durable too.
         """
         self.check()
-        assert not self._in_flight and self.durable_lsn == self.lsn, "wait and sync come first"
+        assert not self._in_flight, "wait comes first"
         if self.store.current.is_used:
             with self._fail_stop("continued"):
                 self.store.roll(0)
         return Mark(self.lsn, self.digest, self.store.current.sequence)
 
+    def prepare(self) -> None:
+        """Begin to make the next segment, so that `mark` finds it."""
+        self.check()
+        if self.store.current.is_used:
+            self.store.prepare()
+
+    def wait_prepared(self) -> None:
+        """Wait for the segment that is being made; from any thread."""
+        self.store.wait_prepared()
+
     def recycle(self, mark: Mark) -> None:
-        """Reuse the segments before a mark; the control block that names the mark must be durable."""
+        """Reuse the segments before a mark; the control block that names the mark must be durable.
+
+        May be called from any thread, while another one submits.
+        """
         self.check()
         with self._fail_stop("recycled"):
             self.store.free_before(mark.first_segment)

@@ -95,9 +95,10 @@ class Reservation:
         """Return the whole range as uint64 words; only mapped parts may be touched."""
         return np.asarray(_Words(self))
 
-    def coverage(self) -> Coverage:
-        """Read back how much of the range is resident, and how much of that in huge pages."""
-        return read_coverage(self.address, self.address + self.size_bytes)
+    @property
+    def span(self) -> tuple[int, int]:
+        """First address, and the one behind the last."""
+        return self.address, self.address + self.size_bytes
 
 
 def _unmap(address: int, size: int, pid: int) -> None:
@@ -145,28 +146,30 @@ _SMAPS_FIELDS: Final = {
 }
 
 
-def read_coverage(start: int, stop: int) -> Coverage:
-    """Sum /proc/self/smaps over the mappings within start..stop (addresses).
+def read_coverage(*spans: tuple[int, int]) -> list[Coverage]:
+    """Sum /proc/self/smaps over the mappings within each span of addresses: how much is resident, and how much huge.
 
     **Complexity**: the kernel walks the page tables of the process; some milliseconds a GiB.
     """
-    sums = dict.fromkeys(Coverage.__slots__, 0)
-    inside = False
+    totals = [dict.fromkeys(Coverage.__slots__, 0) for _ in spans]
+    sums: dict[str, int] | None = None
     try:
         lines = Path("/proc/self/smaps").read_text().splitlines()
     except OSError:
-        return Coverage()
+        lines = []
     for line in lines:
         name, _, rest = line.partition(" ")
         if name.endswith(":"):
-            if inside and name in _SMAPS_FIELDS:
+            if sums is not None and name in _SMAPS_FIELDS:
                 kilobytes = int(rest.split()[0])
                 for field in _SMAPS_FIELDS[name]:
                     sums[field] += kilobytes * 1024
         elif "-" in name:
             low, _, high = name.partition("-")
-            inside = int(low, 16) >= start and int(high, 16) <= stop
-    return Coverage(**sums)
+            first, last = int(low, 16), int(high, 16)
+            found = (sums for sums, (start, stop) in zip(totals, spans, strict=True) if first >= start and last <= stop)
+            sums = next(found, None)
+    return [Coverage(**sums) for sums in totals]
 
 
 def hugetlb_pages_free() -> int:

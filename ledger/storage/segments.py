@@ -95,7 +95,8 @@ def list_segments(files: Files, folder: Path) -> list[int]:
 class SegmentStore:
     """Makes, opens, frees and reuses segments, the next one ahead of time in a thread of its own.
 
-    Thread-safety: one thread calls; the background thread works on the one segment being prepared only.
+    Thread-safety: one thread calls, while another one may call `free_before` and `wait_prepared`; the background
+    thread works on the one segment being prepared only.
 
     Parameters
     ----------
@@ -122,6 +123,7 @@ class SegmentStore:
         self.next: Segment | None = None
         self.tainted_to = 0  # segments up to here are removed, not reused
         self._free: list[tuple[int, Path]] = []  # size, path
+        self._lock = threading.Lock()  # over `live` and `_free`
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -249,8 +251,15 @@ class SegmentStore:
         if self.next is None:
             self.next = self._make(sequence, self.size_for(frame_size), need)
         segment, self.next = self.next, None
-        self.live.append(segment)
+        with self._lock:
+            self.live = [*self.live, segment]
         return segment
+
+    def wait_prepared(self) -> None:
+        """Wait for the segment being made; an error is raised when that is needed."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def wait(self) -> None:
         """Wait for the background thread, and raise what it met."""
@@ -268,9 +277,13 @@ class SegmentStore:
         """Take the largest free segment, or make a file of `size` bytes; durable when this returns."""
         target = self.folder / segment_name(sequence)
         header = segment_header(self.ledger_id, sequence, size)
-        self._free.sort()
-        if self._free and self._free[-1][0] >= max(need, min(size, FIRST_SEGMENT_BYTES)):
-            size, source = self._free.pop()
+        found = None
+        with self._lock:
+            self._free.sort()
+            if self._free and self._free[-1][0] >= max(need, min(size, FIRST_SEGMENT_BYTES)):
+                found = self._free.pop()
+        if found is not None:
+            size, source = found
             header = segment_header(self.ledger_id, sequence, size)
             fd = self.files.open(source, os.O_RDWR)
             try:
@@ -309,16 +322,23 @@ class SegmentStore:
 
         Segments larger than the usual size, and what is more than `bytes_max` keeps, are removed.
         """
-        self._join()  # an error that it met is raised when the next segment is needed
-        done = [segment for segment in self.live if segment.sequence < sequence]
-        self.live = [segment for segment in self.live if segment.sequence >= sequence]
-        for segment in done:
-            self._close(segment)
-            self._free.append((segment.size, segment.path))
+        with self._lock:
+            done = [segment for segment in self.live if segment.sequence < sequence]
+            self.live = [segment for segment in self.live if segment.sequence >= sequence]
+            for segment in done:
+                self._close(segment)
+                self._free.append((segment.size, segment.path))
+            removed = self._superfluous({segment.path for segment in done if segment.sequence <= self.tainted_to})
+            self._free = [item for item in self._free if item not in removed]
+        for _, path in removed:
+            self.files.unlink(path)
+
+    def _superfluous(self, tainted: set[Path]) -> list[tuple[int, Path]]:
+        """Return the free segments that are not to be kept."""
         self._free.sort()
-        kept = sum(segment.size for segment in (*self.live, *([self.next] if self.next else [])))
+        following = self.next
+        kept = sum(segment.size for segment in self.live) + (following.size if following else 0)
         total = kept + sum(size for size, _ in self._free)
-        tainted = {segment.path for segment in done if segment.sequence <= self.tainted_to}
         removed = [item for item in self._free if item[0] > self.segment_bytes or item[1] in tainted]
         total -= sum(size for size, _ in removed)
         for item in self._free:
@@ -327,9 +347,7 @@ class SegmentStore:
             if item not in removed:
                 removed.append(item)
                 total -= item[0]
-        for item in removed:
-            self._free.remove(item)
-            self.files.unlink(item[1])
+        return removed
 
     def _drop(self, segment: Segment) -> None:
         """Remove a prepared segment that is too small for what comes."""

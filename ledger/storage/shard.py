@@ -4,13 +4,14 @@ Invariants:
 
 - shard i has `slots` records in shard_iii.bin and `positions` index words in index_iii.bin, both behind one
   header block; the files are allocated in full before they are mapped and are never truncated while in use;
-- a block of the image differs from memory only if its dirty byte is set (storage "private" and "memory");
+- a block of the image differs from memory only if its dirty byte is set, or a checkpoint that has taken the byte
+  is still to write it (storage "private" and "memory");
 - with storage "shared" the kernel writes blocks back when it likes, and the dirty bytes mean nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Final
 import numpy as np
 
 from ledger.errors import CorruptionError, UnavailableError
+from ledger.kernels.records import copy_words
 from ledger.layout import (
     BLOCK_BYTES,
     HUGE_BYTES,
@@ -49,6 +51,7 @@ from ledger.storage.mapping import (
     Coverage,
     Reservation,
     hugetlb_pages_free,
+    read_coverage,
     thp_setting,
 )
 
@@ -108,6 +111,18 @@ class View:
         return self.index, self.records, self.shards, self.dirty
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Dirty:
+    """Blocks that differ from the image: uint8[blocks] over the records, and over the index."""
+
+    records: np.ndarray
+    index: np.ndarray
+
+    def any(self) -> bool:
+        """Tell whether there are any."""
+        return bool(self.records.any() or self.index.any())
+
+
 class Shards:
     """All shards of an open ledger: files, memory, and the way between them.
 
@@ -152,6 +167,7 @@ class Shards:
         self._offsets = (_offsets([s[0] for s in self._sizes]), _offsets([s[1] for s in self._sizes]))
         self.view: View | None = None
         self.broken_indexes: set[int] = set()
+        self.newest_stamp = 0  # of the files as they were opened
 
     # ------------------------------------------------------------ files
     def file_path(self, shard: int, which: int) -> Path:
@@ -186,9 +202,10 @@ class Shards:
             for which in (RECORDS, INDEX):
                 path = self.file_path(shard, which)
                 try:
-                    fd = self.control.open_checked(
+                    fd, stamp = self.control.open_checked(
                         self.files, path, shard, which, self._sizes[shard][which], self.writable
                     )
+                    self.newest_stamp = max(self.newest_stamp, stamp)
                 except CorruptionError:
                     if which == RECORDS:
                         raise
@@ -315,26 +332,22 @@ class Shards:
             state[:] = np.frombuffer(data, np.uint64)
         return state
 
-    def _last_state(self) -> np.ndarray:
-        """Return a copy of the state that a killed writer of mapped files left, else zeros."""
-        state = np.zeros(STATE_WORDS, np.uint64)
-        if self.control.was_mapped:
-            with contextlib.suppress(FileNotFoundError):
-                fd = self.files.open(self.path / STATE_NAME, os.O_RDONLY)
-                try:
-                    self.files.pread_into(fd, state, 0)
-                finally:
-                    self.files.close(fd)
-        return state
-
     # ------------------------------------------------------------ dirty blocks
-    def dirty_runs(self) -> Iterator[tuple[int, int, int, int]]:
+    def take_dirty(self) -> Dirty:
+        """Return which blocks are dirty, and count them as clean from now on; no frame is under way."""
+        view = self.view
+        assert view is not None
+        dirty = Dirty(view.dirty.copy(), view.index_dirty.copy())
+        view.dirty[:] = 0
+        view.index_dirty[:] = 0
+        return dirty
+
+    def dirty_runs(self, dirty: Dirty) -> Iterator[tuple[int, int, int, int]]:
         """Yield (shard, file, first block, blocks) of dirty blocks, neighbours and near ones merged."""
-        assert self.view is not None
-        for which, dirty in ((RECORDS, self.view.dirty), (INDEX, self.view.index_dirty)):
+        for which, blocks_of in ((RECORDS, dirty.records), (INDEX, dirty.index)):
             for shard in range(self.count):
                 start = self._offsets[which][shard] // BLOCK_BYTES
-                blocks = np.flatnonzero(dirty[start : start + self._sizes[shard][which] // BLOCK_BYTES])
+                blocks = np.flatnonzero(blocks_of[start : start + self._sizes[shard][which] // BLOCK_BYTES])
                 if not len(blocks):
                     continue
                 breaks = np.flatnonzero(np.diff(blocks) > MERGE_GAP_BLOCKS)
@@ -348,19 +361,91 @@ class Shards:
         start = self._offsets[which][shard] + first * BLOCK_BYTES
         return memoryview(self._reservations[which].words()).cast("B")[start : start + blocks * BLOCK_BYTES]
 
-    def write_dirty(self) -> int:
-        """Write all dirty blocks in place and sync the files; returns the bytes written.
+    def sync_mapped(self) -> None:
+        """Bring mapped files to the disk (storage "shared"). **Durability**: durable when this returns."""
+        for which in (RECORDS, INDEX):
+            for shard in range(self.count):
+                self._reservations[which].msync(self._offsets[which][shard], self._sizes[shard][which])
 
-        **Durability**: the blocks are durable when this returns. The caller has made the log durable before.
+    def pieces(self, dirty: Dirty, piece_bytes: int) -> Iterator[list[tuple[int, int, int, int]]]:
+        """Yield the runs of `dirty_runs`, cut and put together into pieces of at most `piece_bytes`."""
+        blocks_max = piece_bytes // BLOCK_BYTES
+        piece: list[tuple[int, int, int, int]] = []
+        room = blocks_max
+        for shard, which, first, blocks in self.dirty_runs(dirty):
+            while blocks:
+                count = min(blocks, room)
+                piece.append((shard, which, first, count))
+                first, blocks, room = first + count, blocks - count, room - count
+                if not room:
+                    yield piece
+                    piece, room = [], blocks_max
+        if piece:
+            yield piece
+
+    def copy_runs(self, runs: list[tuple[int, int, int, int]], out: np.ndarray) -> None:
+        """Copy blocks to `out` (uint8), one run behind the other, while kernels may write them.
+
+        A cell that is being written arrives torn, which its seal tells; an index word is copied whole.
         """
+        words = out.view(np.uint64)
+        for which in (RECORDS, INDEX):
+            table = (
+                np.array(
+                    [
+                        (self._offsets[which][shard] + first * BLOCK_BYTES, blocks * BLOCK_BYTES, at)
+                        for (shard, kind, first, blocks), at in zip(runs, _starts(runs), strict=True)
+                        if kind == which
+                    ],
+                    np.int64,
+                ).reshape(-1, 3)
+                // 8
+            )
+            copy_words(self._reservations[which].words(), table, words)
+
+    def touched(self, dirty: Dirty) -> tuple[np.ndarray, np.ndarray]:
+        """Return bool[shards] for the record files, and for the index files: which have dirty blocks."""
         if self.way == "shared":
-            for which in (RECORDS, INDEX):
-                for shard in range(self.count):
-                    self._reservations[which].msync(self._offsets[which][shard], self._sizes[shard][which])
-            return sum(sum(sizes) for sizes in self._sizes)
+            return np.ones(self.count, bool), np.ones(self.count, bool)
+        found = np.zeros((2, self.count), bool)
+        for which, blocks in ((RECORDS, dirty.records), (INDEX, dirty.index)):
+            for shard in range(self.count):
+                start = self._offsets[which][shard] // BLOCK_BYTES
+                found[which, shard] = blocks[start : start + self._sizes[shard][which] // BLOCK_BYTES].any()
+        return found[RECORDS], found[INDEX]
+
+    def write_stamps(self, touched: tuple[np.ndarray, np.ndarray], lsn: int) -> None:
+        """Name the checkpoint in the header of each file that it changes; a sync of their blocks comes later.
+
+        The log was made durable through `lsn` before: a stamp says that the file may hold what came up to it.
+        """
+        for which in (RECORDS, INDEX):
+            for shard in np.flatnonzero(touched[which]).tolist():
+                header = self.control.file_header(shard, which, lsn)
+                self.files.pwrite(self._fds[shard][which], header, 0)
+
+    def write_runs(self, runs: list[tuple[int, int, int, int]], data: np.ndarray) -> None:
+        """Write blocks that `copy_runs` has copied in place, and sync their files.
+
+        **Durability**: durable when this returns. The log was durable through the newest frame in them before.
+        """
+        touched = set()
+        view = memoryview(data)
+        for (shard, which, first, blocks), at in zip(runs, _starts(runs), strict=True):
+            fd = self._fds[shard][which]
+            self.files.pwrite(fd, view[at : at + blocks * BLOCK_BYTES], first * BLOCK_BYTES)
+            touched.add(fd)
+        for fd in sorted(touched):
+            self.files.fdatasync(fd)
+
+    def write_dirty(self, dirty: Dirty) -> int:
+        """Write dirty blocks in place from where they lie and sync the files; returns the bytes written.
+
+        **Durability**: durable when this returns. No frame is under way, and the log was made durable before.
+        """
         written = 0
         touched = set()
-        for shard, which, first, blocks in self.dirty_runs():
+        for shard, which, first, blocks in self.dirty_runs(dirty):
             fd = self._fds[shard][which]
             data = self.block_bytes(shard, which, first, blocks)
             for at in range(0, len(data), PIECE_BYTES):
@@ -371,7 +456,7 @@ class Shards:
             self.files.fdatasync(fd)
         return written
 
-    def write_blocks(self, shard: int, which: int, block: int, data: bytes) -> None:
+    def write_block(self, shard: int, which: int, block: int, data: bytes) -> None:
         """Write one block in place, as a journal is replayed; the caller syncs with `sync_files`."""
         self.files.pwrite(self._fds[shard][which], data, block * BLOCK_BYTES)
 
@@ -404,20 +489,6 @@ class Shards:
         stop = start + round_up(BLOCK_BYTES + items * item_bytes, BLOCK_BYTES) // BLOCK_BYTES
         (self.view.dirty if which == RECORDS else self.view.index_dirty)[start + 1 : stop] = 1
 
-    def index_is_dirty(self, shard: int) -> bool:
-        """Tell whether a block of the shard's index may differ from the image."""
-        assert self.view is not None
-        if self.way == "shared":
-            return True
-        start = self._offsets[INDEX][shard] // BLOCK_BYTES
-        return bool(self.view.index_dirty[start : start + self._sizes[shard][INDEX] // BLOCK_BYTES].any())
-
-    def clear_dirty(self) -> None:
-        """Forget the dirty blocks, after they are durable in the image."""
-        assert self.view is not None
-        self.view.dirty[:] = 0
-        self.view.index_dirty[:] = 0
-
     # ------------------------------------------------------------ parts of a shard
     def index_span(self, shard: int) -> tuple[int, int]:
         """Return the first and the last + 1 position of a shard in the view's index array."""
@@ -437,7 +508,8 @@ class Shards:
 
     def coverage(self) -> tuple[Coverage, Coverage]:
         """Return what is resident and huge, of the records and of the index."""
-        return self._reservations[RECORDS].coverage(), self._reservations[INDEX].coverage()
+        records, index = read_coverage(*(reservation.span for reservation in self._reservations))
+        return records, index
 
     def will_need(self) -> None:
         """Ask the kernel to read the files ahead into the page cache."""
@@ -479,6 +551,11 @@ class Shards:
             raise UnavailableError(reason, field="hugepages")
         self.notes.append(reason)
         return "off"
+
+
+def _starts(runs: list[tuple[int, int, int, int]]) -> list[int]:
+    """Return where each run begins when they lie one behind the other, in bytes."""
+    return list(itertools.accumulate((run[3] * BLOCK_BYTES for run in runs[:-1]), initial=0)) if runs else []
 
 
 def _offsets(sizes: list[int]) -> list[int]:

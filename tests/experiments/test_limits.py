@@ -121,7 +121,7 @@ def trial(tmp_path, part, name):
 def test_no_snapshot_falls_into_a_round_and_equal_trials_leave_equal_accounts(tmp_path):
     one, two = (limits.measure(trial(tmp_path, "batches", name)) for name in ("one", "two"))
     assert one.state_hash == two.state_hash
-    assert 0 == one.facts["snapshots_in_rounds"] == two.facts["snapshots_in_rounds"]
+    assert 0 == one.facts["checkpoints_in_rounds"] == two.facts["checkpoints_in_rounds"]
     rounds = [operation for operation in one.operations if "round" in operation.numbers]
     assert set(analysis.NAMES) == {operation.name for operation in rounds}
 

@@ -13,7 +13,19 @@ import pytest
 from ledger.engine.apply import NO_DELETES, Applier
 from ledger.engine.pool import Pool
 from ledger.kernels import batch as kernels
-from ledger.layout import ACCOUNT, SHARD_USED, SHARD_WORDS, STATE_COMMITTED, STATE_TAINTED, STATUS_CORRUPT, STATUS_RETRY
+from ledger.kernels.index import trim_index
+from ledger.layout import (
+    ACCOUNT,
+    SHARD_INDEX_BASE,
+    SHARD_POSITIONS,
+    SHARD_SUM,
+    SHARD_USED,
+    SHARD_WORDS,
+    STATE_COMMITTED,
+    STATE_TAINTED,
+    STATUS_CORRUPT,
+    STATUS_RETRY,
+)
 from ledger.options import Options
 from ledger.storage.shard import View
 from tests.kernels.twins import HASH_KEY, Ledger
@@ -137,6 +149,10 @@ def test_redo_over_an_image_with_blocks_of_the_future_gives_the_same_state(seed,
     for shard in range(4):
         if choose.integers(0, 2):
             mixed.index[shard * 512 : (shard + 1) * 512] = end.index[shard * 512 : (shard + 1) * 512]
+        at = shard * SHARD_WORDS
+        used, kept = mixed.shards[at + SHARD_USED], mixed.shards[at + SHARD_SUM]
+        first, positions = mixed.shards[at + SHARD_INDEX_BASE], mixed.shards[at + SHARD_POSITIONS]
+        assert kept == trim_index(mixed.index, first, positions, used, mixed.index_dirty)
     apply(mixed, made[start:], start + 1, redo=True, lanes=lanes)
     assert end.bytes()[1:] == mixed.bytes()[1:]
     model = model_of(made)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from ledger.kernels import index as kernels
-from ledger.layout import SHARD_POSITIONS, SHARD_USED, SHARD_WORDS, STATUS_ABSENT, STATUS_CORRUPT, STATUS_FULL
+from ledger.layout import (
+    SHARD_POSITIONS,
+    SHARD_SUM,
+    SHARD_USED,
+    SHARD_WORDS,
+    STATUS_ABSENT,
+    STATUS_CORRUPT,
+    STATUS_FULL,
+)
 from tests.kernels.twins import Ledger, hash_words
 from tests.model import make_key
 
@@ -57,20 +65,18 @@ def home_of(word, positions):
     return word * positions >> 32
 
 
+def enter(small, home, fingerprint, slot):
+    at_shard = WORD(SHARD * SHARD_WORDS)
+    return kernels.enter(small.index, small.shards, at_shard, WORD(home), WORD(fingerprint), WORD(slot))
+
+
 def filled(count, positions=96, words=hash_words):
     small, table = Ledger(positions=positions), Table(positions)
     keys = keys_of(SHARD, count)
     for slot, key in enumerate(keys):
         small.record(SHARD, slot)["pubkey"][0] = np.frombuffer(key, np.uint8)
         _, home, fingerprint = words(key)
-        at = kernels.enter(
-            small.index,
-            WORD(SHARD * 512),
-            WORD(positions),
-            WORD(home_of(home, positions)),
-            WORD(fingerprint),
-            WORD(slot),
-        )
+        at = enter(small, home_of(home, positions), fingerprint, slot)
         assert table.place(home_of(home, positions), fingerprint, slot) == int(at)
     small.shards[SHARD * SHARD_WORDS + SHARD_USED] = count
     return small, table, keys
@@ -108,7 +114,7 @@ def test_entries_and_look_ups_equal_the_naive_table(words, count, positions):
 
 def test_a_full_index_takes_no_entry_and_a_look_up_ends():
     small, _, _ = filled(64, 64)
-    assert NONE == int(kernels.enter(small.index, WORD(SHARD * 512), WORD(64), WORD(5), WORD(1), WORD(70)))
+    assert NONE == int(enter(small, 5, 1, 70))
     assert (NONE, 64) == find(small, b"?" * 32)
 
 
@@ -116,10 +122,34 @@ def test_entries_of_slots_not_given_out_hold_their_place_and_match_nothing():
     small, _, keys = filled(50)
     small.shards[SHARD * SHARD_WORDS + SHARD_USED] = 30
     assert [*range(30), *[NONE] * 20] == [find(small, key)[0] for key in keys]
-    _, home, fingerprint = hash_words(keys[40])
-    before = small.index.copy()
-    kernels.enter(small.index, WORD(SHARD * 512), WORD(96), WORD(home_of(home, 96)), WORD(fingerprint), WORD(40))
-    assert before.tolist() == small.index.tolist(), "an entry that is there already stays"
+
+
+def trim(small, used, dirty):
+    return int(kernels.trim_index(small.index, WORD(SHARD * 512), WORD(small.positions), WORD(used), dirty))
+
+
+def test_trimming_an_index_takes_later_entries_out_and_gives_the_sum_that_was_kept_then():
+    early, _, keys = filled(30)
+    late, _, _ = filled(50)
+    kept = [int(small.shards[SHARD * SHARD_WORDS + SHARD_SUM]) for small in (early, late)]
+    dirty = np.zeros(4, np.uint8)
+    assert kept[1] == trim(late, 50, dirty)
+    assert not dirty.any()
+    assert kept[0] == trim(late, 30, dirty) != kept[1]
+    assert early.index.tolist() == late.index.tolist()
+    assert [0] * SHARD + [1] == dirty[: SHARD + 1].tolist()
+    assert 1 == dirty.sum()
+    for bit in (0, 5, 31, 32, 63):
+        damaged = late.index.copy()
+        at = int(np.flatnonzero(damaged)[7])
+        damaged[at] ^= WORD(1 << bit)
+        late.index, whole = damaged, late.index
+        assert kept[0] != trim(late, 30, dirty), bit
+        late.index = whole
+    swapped = np.flatnonzero(late.index)[[3, 4]]
+    late.index[swapped] = late.index[swapped[::-1]]
+    assert kept[0] != trim(late, 30, dirty)
+    assert keys
 
 
 def rebuild(small, stop, given=None, start=0):

@@ -15,7 +15,7 @@ from ledger.errors import (
     UnsupportedVersionError,
     WrongLedgerError,
 )
-from ledger.layout import CONTROL, CONTROL_COPY_BYTES, CONTROL_SHARD, FILE_HEADER
+from ledger.layout import CONTROL, CONTROL_COPY_BYTES, CONTROL_SHARD, FILE_HEADER, FORMAT_VERSION
 from ledger.storage.control import Control
 from ledger.storage.files import CONTROL_NAME, Files, shard_name
 from tests.faults import FaultyFiles, PowerCutError, PowerCutFiles, flip_bit, patch, reseal, tree
@@ -40,7 +40,7 @@ def fields(control):
 
 
 def newer(header):
-    header["version"] = 2
+    header["version"] = FORMAT_VERSION + 1
 
 
 @pytest.mark.parametrize("shards", [1, 16, 4096])
@@ -119,7 +119,7 @@ def test_a_newer_version_is_told_apart_from_damage_and_not_touched(tmp_path, cop
     before = tree(tmp_path)
     with pytest.raises(UnsupportedVersionError) as caught:
         Control.read(Files(), tmp_path)
-    assert (2, 1) == (caught.value.found, caught.value.supported)
+    assert (FORMAT_VERSION + 1, FORMAT_VERSION) == (caught.value.found, caught.value.supported)
     assert before == tree(tmp_path)
 
 
@@ -165,7 +165,7 @@ def make_shard_file(tmp_path):
 
 
 def open_shard(control, path, size, shard=1, which=0):
-    Files().close(control.open_checked(Files(), path, shard, which, size, False))
+    Files().close(control.open_checked(Files(), path, shard, which, size, False)[0])
 
 
 def test_the_header_of_a_shard_file_is_checked_against_its_place(tmp_path):

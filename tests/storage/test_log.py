@@ -16,7 +16,7 @@ from ledger.errors import (
     UnsupportedVersionError,
     WrongLedgerError,
 )
-from ledger.layout import ACCOUNT, BLOCK_BYTES, FRAME_HEADER, SEGMENT_HEADER
+from ledger.layout import ACCOUNT, BLOCK_BYTES, FORMAT_VERSION, FRAME_HEADER, SEGMENT_HEADER
 from ledger.storage import log_reader
 from ledger.storage.files import Files, segment_name
 from ledger.storage.frames import frame_bytes
@@ -553,14 +553,18 @@ def test_the_log_of_another_ledger_is_named(copy):
 
 def test_a_newer_version_is_told_apart_from_damage(copy):
     def newer(header):
-        header["version"] = 2
+        header["version"] = FORMAT_VERSION + 1
 
     for name, offset, dtype in [(*PLACE, FRAME_HEADER), (segment_name(3), 0, SEGMENT_HEADER)]:
         reseal(copy / name, offset, dtype, newer)
         before = tree(copy)
         with pytest.raises(UnsupportedVersionError) as caught:
             read(copy)
-        assert (copy / name, 2, 1) == (caught.value.path, caught.value.found, caught.value.supported)
+        assert (copy / name, FORMAT_VERSION + 1, FORMAT_VERSION) == (
+            caught.value.path,
+            caught.value.found,
+            caught.value.supported,
+        )
         assert before == tree(copy)
 
 

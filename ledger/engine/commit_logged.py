@@ -1,0 +1,492 @@
+"""Commit through the log (modes "async" and "sync"), in a thread of its own.
+
+That thread keeps the order of the invariants in `commit`. The log write of frame n + 1 overlaps the apply of frame n,
+and small batches that wait together share a frame.
+"""
+
+from __future__ import annotations
+
+import collections
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+import numpy as np
+
+from ledger.engine.apply import NO_DELETES, NO_HASHES, Applier, Spread
+from ledger.engine.commit import stopped
+from ledger.errors import BatchTooLargeError, CapacityError, ClosedError, FailStopError
+from ledger.kernels.batch import publish
+from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
+from ledger.storage.frames import frame_bytes
+from ledger.storage.log import Log
+
+SHARED_FRAME_ROWS = 8192  # batches of up to so many rows may share a frame
+SUBMITTED_ROWS_MAX = 131_072  # rows of submitted batches under way before `submit` waits
+INTERRUPT_WAIT_S = 10.0
+
+
+class Checkpoints(Protocol):
+    """What the committer asks of that which keeps the log short."""
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether writers have to wait."""
+
+    def notice(self) -> None:
+        """See how long the log has become."""
+
+    def make_room(self, has_room: Callable[[], bool], serve: Callable[[], None]) -> None:
+        """See to it that the next frame fits; calls `serve` while it waits."""
+
+
+class Request:
+    """One batch, or a call to make while nothing is under way, on its way through the committer."""
+
+    __slots__ = (
+        "buffer", "call", "deletes", "done", "early", "error", "future", "known", "queued", "result", "rows", "size",
+        "spread",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        deletes: np.ndarray,
+        call: Callable[[], Any] | None = None,
+        *,
+        early: bool = False,
+        future: Future[int] | None = None,
+    ) -> None:
+        self.rows = rows
+        self.deletes = deletes
+        self.size = len(rows) + len(deletes)
+        self.call = call
+        self.early = early  # a call that may be made before batches that wait longer
+        self.future = future
+        self.buffer: Any = None
+        self.spread = Spread(0)
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.queued = self.known = False
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def settle(self) -> None:
+        """Say that the outcome is known."""
+        self.known = True
+        future, self.future = self.future, None
+        if future is not None and future.set_running_or_notify_cancel():
+            if self.error is None:
+                future.set_result(self.result)
+            else:
+                future.set_exception(self.error)
+                self.error = None
+        self.rows = self.deletes = NO_DELETES  # whoever keeps the request does not keep its batch
+        self.done.release()
+
+    def wait_known(self) -> None:
+        """Wait until the outcome is known, and leave it to others."""
+        self.done.acquire()
+        self.done.release()
+
+    def wait(self) -> Any:
+        """Wait for the outcome."""
+        self.done.acquire()
+        error, self.error, self.call = self.error, None, None  # the committer may keep this request for long
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame: together they would keep the handle alive
+        return self.result
+
+    def wait_interrupted(self) -> None:
+        """Wait for the outcome once more after an interrupt, unless the request never got as far as the queue."""
+        if self.queued and not self.known and not self.done.acquire(timeout=INTERRUPT_WAIT_S):
+            raise KeyboardInterrupt("the batch goes on; whether it was committed is not known yet")
+
+
+class Frame:
+    """Requests that share an LSN, between their log write and their publishing."""
+
+    __slots__ = ("buffer", "deletes", "hashes", "lsn", "requests", "rows", "spreads", "ticket")
+
+    def __init__(self, requests: list[Request], buffer: Any, lsn: int) -> None:
+        self.requests = requests
+        self.buffer = buffer
+        self.lsn = lsn
+        n_rows = sum(len(r.rows) for r in requests)
+        n_deletes = sum(len(r.deletes) for r in requests)
+        self.rows = buffer.rows_view(n_rows)
+        self.deletes = buffer.keys_view(n_deletes, n_rows).view(np.uint64) if n_deletes else NO_DELETES
+        self.spreads = [r.spread for r in requests]
+        self.hashes = requests[0].spread.hashes if len(requests) == 1 else NO_HASHES
+        self.ticket: Any = None
+
+
+class LoggedCommitter:
+    """Commit through the log, in a thread of its own.
+
+    Parameters
+    ----------
+    applier : Applier
+    gate : Lock
+        Held during each apply; a reader takes it to hold back the next one.
+    log : Log
+    rows_max : int
+        Most rows of a frame.
+    sync_interval_s : float or None
+        Seconds between syncs of the log; None where each write is durable by itself.
+    checkpoints : Checkpoints
+        What keeps the log short.
+    """
+
+    def __init__(
+        self,
+        applier: Applier,
+        gate: threading.Lock,
+        log: Log,
+        *,
+        rows_max: int,
+        sync_interval_s: float | None,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self._applier = applier
+        self._gate = gate
+        self._log = log
+        self._rows_max = rows_max
+        self._checkpoints = checkpoints
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._waiting: collections.deque[Request | None] = collections.deque()
+        self._failed: FailStopError | None = None
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._submitted: collections.deque[Request] = collections.deque()
+        self._submitted_rows = 0
+        self._submit_lock = threading.Lock()
+        self._state = applier.view.state
+        self._next_lsn = int(self._state[STATE_COMMITTED]) + 1
+        self.durable_lsn = self._next_lsn - 1
+        self._each_durable = sync_interval_s is None
+        self._stop_syncing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ledger-committer", daemon=True)
+        self._thread.start()
+        self._syncer: threading.Thread | None = None
+        if sync_interval_s is not None:
+            self._syncer = threading.Thread(
+                target=self._sync_loop, args=(sync_interval_s,), name="ledger-syncer", daemon=True
+            )
+            self._syncer.start()
+
+    # ------------------------------------------------------------ callers' side
+    @property
+    def writable(self) -> bool:
+        """Whether batches are taken."""
+        return self._failed is None and not self._closed
+
+    def check_writable(self) -> None:
+        """Raise if a write or a sync has failed before."""
+        if self._failed is not None:
+            raise stopped(self._failed)
+
+    def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:
+        """Stage a batch in this thread, hand it to the committer and wait for it."""
+        return self._put(self._ready(Request(rows, deletes)))
+
+    def _ready(self, request: Request) -> Request:
+        """Copy a batch to where the caller cannot change it, and see how many slots it may take."""
+        request.spread = self._applier.spread(request.rows, 2)
+        if request.size > SHARED_FRAME_ROWS:
+            request.buffer = self._stage([request])
+        else:
+            request.rows, request.deletes = request.rows.copy(), request.deletes.copy()
+        return request
+
+    def submit(self, rows: np.ndarray, deletes: np.ndarray) -> Future[int]:
+        """Stage a batch in this thread, hand it to the committer and return.
+
+        Waits for the oldest batch while more rows are under way than two frames hold.
+        """
+        future: Future[int] = Future()
+        request = self._ready(Request(rows, deletes, future=future))
+        with self._submit_lock:
+            submitted = self._submitted
+            while submitted and (submitted[0].known or self._submitted_rows > SUBMITTED_ROWS_MAX):
+                oldest = submitted.popleft()
+                oldest.wait_known()
+                self._submitted_rows -= oldest.size
+            with self._close_lock:
+                self._check_open()
+                self._queue.put(request)
+            submitted.append(request)
+            self._submitted_rows += request.size
+        return future
+
+    def pause(self, function: Callable[[], Any], *, early: bool = False) -> Any:
+        """Call `function` in the committer's thread while no frame is under way.
+
+        With `early` it is also called while the committer waits for room in the log.
+        """
+        return self._put(Request(NO_DELETES, NO_DELETES, function, early=early))
+
+    def pause_early(self, function: Callable[[], Any]) -> Any:
+        """Call `function` as `pause` does, before batches that wait if need be: for what gives room in the log."""
+        return self.pause(function, early=True)
+
+    def close(self) -> None:
+        """Commit what waits, then end the threads."""
+        with self._close_lock:
+            if not self._closed:
+                self._closed = True
+                self._queue.put(None)
+        if threading.get_ident() == self._thread.ident:
+            return  # the last handle was forgotten while this thread took a snapshot for it
+        self._thread.join()
+        self._stop_syncing.set()
+        if self._syncer is not None:
+            self._syncer.join()
+
+    def _put(self, request: Request) -> Any:
+        """Queue a request and wait for its outcome; an interrupt is raised when that is known, or at a second one."""
+        try:
+            with self._close_lock:
+                self._check_open()
+                request.queued = True
+                self._queue.put(request)  # no interrupt strikes between these two lines
+            return request.wait()
+        except KeyboardInterrupt:
+            request.wait_interrupted()
+            raise
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the ledger is closed")
+        if self._failed is not None:
+            raise stopped(self._failed)
+
+    def _stage(self, requests: list[Request]) -> Any:
+        """Copy requests into one log buffer: all rows, then all deletes."""
+        n_rows = sum(len(r.rows) for r in requests)
+        n_deletes = sum(len(r.deletes) for r in requests)
+        buffer = self._log.buffer(n_rows, n_deletes)
+        rows = buffer.rows_view(n_rows)
+        at = 0
+        for request in requests:
+            rows[at : at + len(request.rows)] = request.rows
+            at += len(request.rows)
+        if n_deletes:
+            keys = buffer.keys_view(n_deletes, n_rows).view(np.uint64)
+            at = 0
+            for request in requests:
+                keys[at : at + len(request.deletes)] = request.deletes
+                at += len(request.deletes)
+        return buffer
+
+    # ------------------------------------------------------------ committer's side
+    def _run(self) -> None:
+        """Take requests until close; `ahead` is a frame whose log write is under way, not yet applied."""
+        current: Frame | None = None
+        ahead: Frame | None = None
+        while True:
+            try:
+                if ahead is None:
+                    request = self._take()
+                    if request is None:
+                        return
+                    if request.call is not None:
+                        self._call(request)
+                        request = None  # it may hold the last reference to the handle
+                        continue
+                    ahead = self._start_alone(request)
+                    if ahead is None:
+                        continue
+                current, ahead = ahead, None
+                ahead = self._start_beside(current)
+                with self._gate:
+                    self._applier.apply(current.rows, current.deletes, current.lsn, hashes=current.hashes)
+                if ahead is None:
+                    ahead = self._start_beside(current)
+                self._log.wait(current.ticket)
+                self._finish(current)
+                current = None
+            except BaseException as error:
+                self.fail(error)
+                for frame in (current, ahead):
+                    self._refuse(frame.requests if frame else [])
+                current = ahead = None
+
+    def _look(self) -> None:
+        """Move what callers have queued to where the committer can look at it in order."""
+        while True:
+            try:
+                self._waiting.append(self._queue.get_nowait())
+            except queue.Empty:
+                return
+
+    def _take(self) -> Request | None:
+        """Wait for the next request; None says that the ledger is being closed."""
+        while True:
+            if not self._waiting:
+                self._waiting.append(self._queue.get())
+            self._look()
+            request = self._waiting.popleft()
+            if request is None or self._failed is None:
+                return request
+            self._refuse([request])
+
+    def _start_alone(self, request: Request) -> Frame | None:
+        """Start a frame while none is under way: plan, make room in the log, write."""
+        requests = [request]
+        try:
+            self._applier.check_room(request.rows, request.spread)
+            requests = self._gather(request)
+            return self._start(requests, room=True)
+        except (CapacityError, BatchTooLargeError) as error:
+            self._answer(requests, error)
+            return None
+        except BaseException as error:
+            self.fail(error)
+            self._refuse(requests)
+            raise
+
+    def _start_beside(self, current: Frame) -> Frame | None:
+        """Start a frame while `current` is under way, if one waits and nothing speaks against it."""
+        self._look()
+        request = self._waiting[0] if self._waiting else None
+        if (
+            request is None
+            or request.call is not None
+            or not self._applier.fits(request.spread, *current.spreads)
+            or not self._has_room(request.size)
+        ):
+            return None
+        self._waiting.popleft()
+        requests = self._gather(request, *current.spreads)
+        try:
+            return self._start(requests, room=False)
+        except BaseException as error:
+            self.fail(error)
+            self._refuse(requests)
+            raise
+
+    def _gather(self, request: Request, *before: Spread) -> list[Request]:
+        """Return the requests that share a frame with `request`; one with deletes ends its frame.
+
+        `before` are rows under way, whose new keys have no slots yet.
+        """
+        requests = [request]
+        if request.buffer is not None:
+            return requests
+        waiting, fits = self._waiting, self._applier.fits
+        limit = min(self._rows_max, SHARED_FRAME_ROWS)
+        total, slots = request.size, sum(spread.slots for spread in (*before, request.spread))
+        ample = self._has_room(limit)
+        while waiting and not len(requests[-1].deletes):
+            other = waiting[0]
+            if other is None or other.call is not None or other.buffer is not None:
+                break
+            total += other.size
+            slots = slots + other.spread.slots
+            if total > limit or not fits(Spread(slots)) or not (ample or self._has_room(total)):
+                break
+            requests.append(other)
+            waiting.popleft()
+        return requests
+
+    def _has_room(self, rows: int) -> bool:
+        return self._log.room_for(frame_bytes(rows, 0)) and not self._checkpoints.is_behind
+
+    def _serve_early(self) -> None:
+        """Make the calls that may be made before batches that wait."""
+        self._look()
+        early = [request for request in self._waiting if request is not None and request.early]
+        for request in early:
+            self._waiting.remove(request)
+            self._call(request)
+
+    def _start(self, requests: list[Request], *, room: bool) -> Frame:
+        """Give the frame its LSN and start its log write."""
+        total = sum(r.size for r in requests)
+        if room and not self._has_room(total):
+            self._checkpoints.make_room(lambda: self._has_room(total), self._serve_early)
+        buffer = requests[0].buffer if len(requests) == 1 and requests[0].buffer is not None else None
+        if buffer is None:
+            buffer = self._stage(requests)
+        frame = Frame(requests, buffer, self._next_lsn)
+        state = self._state
+        frame.ticket = self._log.submit(
+            buffer,
+            lsn=frame.lsn,
+            rows=len(frame.rows),
+            deletes=len(frame.deletes),
+            batches=len(requests),
+            durable_lsn=self.durable_lsn,
+            known_lsn=int(state[STATE_COMMITTED]),
+            live=int(state[STATE_LIVE]),
+            supply=int(state[STATE_SUPPLY_LO]) | int(state[STATE_SUPPLY_HI]) << 64,
+            wall_time_ns=time.time_ns(),
+        )
+        self._next_lsn += 1
+        self._checkpoints.notice()
+        return frame
+
+    def _finish(self, frame: Frame) -> None:
+        """Publish an applied and acknowledged frame, then tell its callers."""
+        if self._state[STATE_TAINTED]:
+            raise RuntimeError("a record holds a cell of the future")
+        if self._each_durable:
+            self.durable_lsn = frame.lsn
+        with self._gate:  # a checkpoint reads the totals under it
+            publish(self._state, frame.lsn)
+        frame.rows = frame.deletes = NO_DELETES
+        self._log.release(frame.buffer)
+        for request in frame.requests:
+            request.result = frame.lsn
+            request.settle()
+
+    def _call(self, request: Request) -> None:
+        """Make a call while no frame is under way; its disk errors stop the writer."""
+        assert request.call is not None
+        try:
+            request.result = request.call()
+        except (OSError, FailStopError) as error:
+            self.fail(error)
+            request.error = stopped(error)
+        except BaseException as error:
+            request.error = error
+        request.settle()
+
+    def fail(self, error: BaseException) -> None:
+        """Take no more writes."""
+        with self._close_lock:
+            if self._failed is None:
+                self._failed = stopped(error)
+
+    def _refuse(self, requests: list[Request]) -> None:
+        """Give every request the reason why the writer stopped."""
+        for request in requests:
+            self._answer([request], stopped(self._failed))
+
+    def _answer(self, requests: list[Request], error: BaseException) -> None:
+        """Tell the callers that their batches were not committed."""
+        for request in requests:
+            request.error = error
+            request.settle()
+
+    def _sync_loop(self, interval_s: float) -> None:
+        """Make the log durable at each interval, until close."""
+        while not self._stop_syncing.wait(interval_s):
+            self.sync_log()
+
+    def sync_log(self) -> None:
+        """Make all frames handed to the system so far durable."""
+        committed = int(self._state[STATE_COMMITTED])
+        if committed == self.durable_lsn or self._failed is not None:
+            return
+        try:
+            self.durable_lsn = max(self.durable_lsn, self._log.sync())
+        except BaseException as error:
+            self.fail(error)
