@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import nbformat
+
 from experiments import machine, notebooks, page, runs, spec, sweep
 from experiments.errors import NotebookError, ParameterError
 from experiments.tables import Table
@@ -76,7 +78,19 @@ def publish(run_id: str) -> Path:
     source = runs.find(run_id)
     target = runs.results_dir() / "published" / source.name
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("logs", "scratch", ".*"), dirs_exist_ok=True)
+    for path in (target / "notebooks").glob("*.ipynb"):
+        _forget_folders(path)
     return target
+
+
+def _forget_folders(path: Path) -> None:
+    """Leave the names of the files that papermill notes in a notebook, without the folders of this machine."""
+    notebook = nbformat.read(path, as_version=4)
+    noted = notebook.metadata.get("papermill", {})
+    for name in ("input_path", "output_path"):
+        if noted.get(name):
+            noted[name] = Path(noted[name]).name
+    nbformat.write(notebook, path)
 
 
 def _parameters(facts: dict[str, Any], name: str) -> dict[str, Any]:

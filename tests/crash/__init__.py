@@ -1,1 +1,1 @@
-"""Machines that try to break the engine: power cuts, kills, failing disks and damaged files; see `__main__`."""
+"""Power cuts: a disk that forgets, what recovery makes of it, and the wrong engines they find."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import nbformat
 import pytest
 
-from experiments import runs, stats, tables
+from experiments import report, runs, stats, tables
 from experiments.errors import RunNotFoundError
 from experiments.measure import Histogram
 
@@ -66,3 +67,13 @@ def test_the_interval_of_a_median_holds_it_and_narrows():
     assert 4.0 == middle and 1.0 < low <= middle <= high < 7.0
     assert (0.5, 0.5, 0.5) == stats.ratio_interval([1.0, 1.0], [2.0, 2.0])
     assert (2.0, 2.0, 2.0) == stats.ratio_interval([2.0, 8.0], [1.0, 4.0], paired=True)
+
+
+def test_a_published_notebook_does_not_name_the_folders_of_the_machine(tmp_path):
+    path = tmp_path / "one.ipynb"
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["papermill"] = {"input_path": "/home/me/in.ipynb", "output_path": "/home/me/out.ipynb", "x": 1}
+    nbformat.write(notebook, path)
+    report._forget_folders(path)
+    noted = nbformat.read(path, as_version=4).metadata["papermill"]
+    assert {"input_path": "in.ipynb", "output_path": "out.ipynb", "x": 1} == noted
