@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         return int(options.command(options))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still flushes at its end
+        return 1
     except ExperimentError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, (ParameterError, LookupError)) else 1

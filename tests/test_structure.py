@@ -18,7 +18,7 @@ PACKAGE = Path(ledger.__file__).resolve().parent
 RANKS = {
     "errors": 0, "layout": 0, "stats": 0, "options": 1, "inputs": 1,
     "kernels.jit": 10, "kernels.intrinsics": 11, "kernels.hashing": 12, "kernels.records": 13, "kernels.index": 14,
-    "kernels.batch": 15, "kernels.single": 15,
+    "kernels.pipeline": 15, "kernels.batch_write": 16, "kernels.batch_read": 16, "kernels.single": 16,
     "storage.directio": 20, "storage.mapping": 20, "storage.headers": 20, "storage.frames": 21, "storage.files": 21,
     "storage.control": 22, "storage.segments": 22, "storage.log_reader": 23, "storage.shard": 23, "storage.log": 24,
     "storage.journal": 24,
@@ -115,6 +115,14 @@ def test_kernels_hold_no_python_objects_clocks_or_files():
         "platform",
         "ctypes",
     }
-    for name in ("kernels.records", "kernels.index", "kernels.batch", "kernels.single", "kernels.hashing"):
+    for name in (
+        "kernels.records",
+        "kernels.index",
+        "kernels.pipeline",
+        "kernels.batch_write",
+        "kernels.batch_read",
+        "kernels.single",
+        "kernels.hashing",
+    ):
         tops = {target.partition(".")[0] for target in imports(MODULES[name])}
         assert set() == tops - allowed, name

@@ -11,7 +11,7 @@ import numpy as np
 
 from ledger.engine.pool import Pool
 from ledger.errors import CapacityError, CorruptionError, CorruptRecordError
-from ledger.kernels import batch
+from ledger.kernels import batch_read, batch_write, pipeline
 from ledger.kernels.single import CONTEXT_WORDS, context_words
 from ledger.layout import PROBE_BUCKETS, SHARD_SLOTS, SHARD_USED, SHARD_WORDS, STATUS_CORRUPT, STATUS_FULL
 from ledger.options import HashFunction, Options
@@ -26,9 +26,9 @@ class Scratch:
     """Memory that the lanes of one kernel call work in."""
 
     def __init__(self, lanes: int) -> None:
-        self.words = np.zeros((lanes, 4, batch.RING), np.uint32)
-        self.rings = np.zeros((lanes, 3, batch.RING), np.uint64)
-        self.counters = np.zeros((lanes, batch.COUNT_WORDS), np.uint64)
+        self.words = np.zeros((lanes, 4, pipeline.RING), np.uint32)
+        self.rings = np.zeros((lanes, 3, pipeline.RING), np.uint64)
+        self.counters = np.zeros((lanes, pipeline.COUNT_WORDS), np.uint64)
 
 
 class Spread(NamedTuple):
@@ -77,7 +77,7 @@ class Applier:
         """Return the histogram of probe distances of all rows so far, uint64[PROBE_BUCKETS]."""
         total = np.zeros(PROBE_BUCKETS, np.uint64)
         for scratch in list(self._all_scratch):
-            total += scratch.counters[:, batch.COUNT_PROBES :].sum(axis=0)
+            total += scratch.counters[:, pipeline.COUNT_PROBES :].sum(axis=0)
         return total
 
     @property
@@ -98,14 +98,14 @@ class Applier:
     def _settings(self, lsn: int, rows: int, deletes: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
         """Return settings and job of a call, and the lanes that are worth it."""
         lanes = max(1, min(self.lanes, (rows + deletes) // ROWS_PER_LANE))
-        settings = np.zeros(batch.SET_WORDS, np.uint64)
-        settings[batch.SET_LSN] = lsn
-        settings[batch.SET_DISTANCE] = self.distance
-        settings[batch.SET_LANES] = lanes
-        settings[batch.SET_SHARDS] = self.shards
-        settings[batch.SET_ROWS] = rows
-        settings[batch.SET_DELETES] = deletes
-        return settings, np.zeros(batch.JOB_WORDS, np.uint64), lanes
+        settings = np.zeros(pipeline.SET_WORDS, np.uint64)
+        settings[pipeline.SET_LSN] = lsn
+        settings[pipeline.SET_DISTANCE] = self.distance
+        settings[pipeline.SET_LANES] = lanes
+        settings[pipeline.SET_SHARDS] = self.shards
+        settings[pipeline.SET_ROWS] = rows
+        settings[pipeline.SET_DELETES] = deletes
+        return settings, np.zeros(pipeline.JOB_WORDS, np.uint64), lanes
 
     def apply(
         self,
@@ -135,8 +135,8 @@ class Applier:
         if self._pending.shape[1] < count:
             self._pending = np.zeros((2, count), np.uint64)
         settings, job, lanes = self._settings(lsn, len(rows), len(deletes))
-        settings[batch.SET_REDO] = redo
-        settings[batch.SET_PUBLISH] = publish
+        settings[pipeline.SET_REDO] = redo
+        settings[pipeline.SET_PUBLISH] = publish
         if len(deletes):
             hashes = NO_HASHES
         if self._hash is not None:
@@ -148,9 +148,9 @@ class Applier:
             view.arrays, view.index_dirty, view.state, self._pending, rows, deletes, hashes, view.key, settings,
             job, scratch.counters, scratch.words, scratch.rings,
         )  # fmt: skip
-        status = self.pool.run(batch.apply_frame, arguments, lanes)
+        status = self.pool.run(batch_write.apply_frame, arguments, lanes)
         if status == STATUS_CORRUPT:
-            place = int(job[batch.JOB_ROW])
+            place = int(job[pipeline.JOB_ROW])
             raise CorruptRecordError(
                 f"the record in slot {place & 0xFFFFFFFF} of shard {place >> 32} fails its checksum",
                 shard=place >> 32, slot=place & 0xFFFFFFFF,
@@ -178,9 +178,9 @@ class Applier:
             view.arrays, keys, hashes, view.key, settings, job, out, found, scratch.counters, scratch.words,
             scratch.rings,
         )  # fmt: skip
-        status = self.pool.run(batch.read_batch, arguments, lanes)
+        status = self.pool.run(batch_read.read_batch, arguments, lanes)
         self._read_scratch.append(scratch)
-        return int(status), int(job[batch.JOB_ROW])
+        return int(status), int(job[pipeline.JOB_ROW])
 
     def free_slots(self) -> np.ndarray:
         """Return the slots not given out, by shard."""
@@ -199,7 +199,7 @@ class Applier:
         if self._hash is None:
             hashes = np.empty((3, len(rows)), np.uint32)
             settings, job, lanes = self._settings(0, len(rows))
-            self.pool.run(batch.hash_batch, (rows, self.view.key, settings, job, hashes), lanes)
+            self.pool.run(batch_write.hash_batch, (rows, self.view.key, settings, job, hashes), lanes)
         shards = hashes[0] & np.uint32(self.shards - 1)
         return Spread(np.bincount(shards, minlength=self.shards), hashes)
 
@@ -224,7 +224,7 @@ class Applier:
         words = np.zeros((3, 8), np.uint32)
         view = self.view
         hashes = spread.hashes if spread.hashes.shape[1] else self.hashes(rows)
-        batch.plan_rows(view.arrays, rows, hashes, view.key, self.shards, words, shard_of_new)
+        batch_write.plan_rows(view.arrays, rows, hashes, view.key, self.shards, words, shard_of_new)
         new = np.flatnonzero(shard_of_new)
         keys = np.ascontiguousarray(rows[new, :4]).view("V32").ravel()
         _, first = np.unique(keys.view("S32") if not len(keys) else keys, return_index=True)

@@ -359,9 +359,10 @@ class Checkpointer:
         while True:
             self._wake.wait(self._interval_s)
             self._wake.clear()
+            self._asked = False
             if self._stopped:
                 return
-            if self._asked or int(self._state[STATE_COMMITTED]) != self._control.checkpoint_lsn:
+            if int(self._state[STATE_COMMITTED]) != self._control.checkpoint_lsn:
                 try:
                     self.take(paced=True)
                 except BaseException:

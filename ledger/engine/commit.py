@@ -12,36 +12,64 @@ There are two ways, and both keep these: `commit_direct` without a log, `commit_
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ledger.errors import FailStopError
+from ledger.errors import ClosedError, FailStopError
 
 
-class Committer(Protocol):
-    """What the ledger asks of either way to commit."""
+class Committer(ABC):
+    """Either way to commit, as the ledger sees it; safe to use from several threads.
 
-    durable_lsn: int
-    writable: bool
+    Attributes
+    ----------
+    durable_lsn : int
+        The greatest LSN that a loss of power cannot take.
+    """
+
+    def __init__(self) -> None:
+        self.durable_lsn = 0
+        self._closed = False
+        self._failed: FailStopError | None = None
+
+    @property
+    def writable(self) -> bool:
+        """Whether batches are taken."""
+        return self._failed is None and not self._closed
 
     def check_writable(self) -> None:
         """Raise if a write or a sync has failed before."""
+        if self._failed is not None:
+            raise stopped(self._failed)
 
+    def check_open(self) -> None:
+        """Raise unless batches are taken."""
+        if self._closed:
+            raise ClosedError("the ledger is closed")
+        self.check_writable()
+
+    def fail(self, error: BaseException) -> None:
+        """Take no more writes; the first error is the one that counts."""
+        if self._failed is None:
+            self._failed = stopped(error)
+
+    @abstractmethod
     def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:
         """Commit one batch and return its LSN once it is acknowledged."""
 
+    @abstractmethod
     def submit(self, rows: np.ndarray, deletes: np.ndarray) -> Future[int]:
         """Take one batch and return at once; the future gives its LSN, or the error that `commit` would raise."""
 
-    def fail(self, error: BaseException) -> None:
-        """Take no more writes."""
-
+    @abstractmethod
     def pause(self, function: Callable[[], Any]) -> Any:
         """Call `function` while no frame is under way, and return its result."""
 
+    @abstractmethod
     def close(self) -> None:
         """Finish what was begun; take nothing more."""
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from ledger.engine.apply import Applier
-from ledger.engine.commit import stopped
+from ledger.engine.commit import Committer, stopped
 from ledger.engine.pool import run_apart
-from ledger.errors import ClosedError, FailStopError, LedgerError
+from ledger.errors import FailStopError, LedgerError
 from ledger.layout import STATE_COMMITTED, STATE_TAINTED
 
 
-class DirectCommitter:
+class DirectCommitter(Committer):
     """Commit in the caller's thread, without a log.
 
     Safe to use from several threads; batches take turns.
@@ -36,12 +36,10 @@ class DirectCommitter:
     def __init__(
         self, applier: Applier, gate: threading.Lock, sync: tuple[float, Callable[[], Any]] | None = None
     ) -> None:
+        super().__init__()
         self._applier = applier
         self._gate = gate
         self._lock = threading.Lock()
-        self._closed = False
-        self._failed: FailStopError | None = None
-        self.durable_lsn = 0
         self._stop_syncing = threading.Event()
         self._syncer: threading.Thread | None = None
         if sync is not None:
@@ -57,23 +55,13 @@ class DirectCommitter:
                 self.fail(error)
                 return
 
-    @property
-    def writable(self) -> bool:
-        """Whether batches are taken."""
-        return self._failed is None and not self._closed
-
-    def check_writable(self) -> None:
-        """Raise if a write or a sync has failed before."""
-        if self._failed is not None:
-            raise stopped(self._failed)
-
     def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:
         """Apply and publish one batch."""
         applier = self._applier
         state = applier.view.state
         spread = applier.spread(rows, 1)
         with self._lock:
-            self._check()
+            self.check_open()
             applier.check_room(rows, spread)
             lsn = int(state[STATE_COMMITTED]) + 1
             with self._gate:
@@ -83,7 +71,7 @@ class DirectCommitter:
                     self.fail(error)
             if state[STATE_TAINTED]:
                 self.fail(RuntimeError("a record holds a cell of the future"))
-            self._check()
+            self.check_open()
         return lsn
 
     def submit(self, rows: np.ndarray, deletes: np.ndarray) -> Future[int]:
@@ -98,17 +86,12 @@ class DirectCommitter:
     def pause(self, function: Callable[[], Any]) -> Any:
         """Call `function` between two batches; its OSError or FailStopError stops the writer."""
         with self._lock:
-            self._check()
+            self.check_open()
             try:
                 return run_apart(function)
             except (OSError, FailStopError) as error:
                 self.fail(error)
                 raise stopped(self._failed) from error.__cause__ or error
-
-    def fail(self, error: BaseException) -> None:
-        """Take no more writes."""
-        if self._failed is None:
-            self._failed = stopped(error)
 
     def close(self) -> None:
         """Take nothing more."""
@@ -117,9 +100,3 @@ class DirectCommitter:
             self._syncer.join()
         with self._lock:
             self._closed = True
-
-    def _check(self) -> None:
-        if self._closed:
-            raise ClosedError("the ledger is closed")
-        if self._failed is not None:
-            raise stopped(self._failed)

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from ledger.engine.apply import NO_DELETES, NO_HASHES, Applier, Spread
-from ledger.engine.commit import stopped
-from ledger.errors import BatchTooLargeError, CapacityError, ClosedError, FailStopError
-from ledger.kernels.batch import publish
+from ledger.engine.commit import Committer, stopped
+from ledger.errors import BatchTooLargeError, CapacityError, FailStopError
+from ledger.kernels.batch_write import publish
 from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
 from ledger.storage.frames import frame_bytes
 from ledger.storage.log import Log
@@ -127,7 +127,7 @@ class Frame:
         self.ticket: Any = None
 
 
-class LoggedCommitter:
+class LoggedCommitter(Committer):
     """Commit through the log, in a thread of its own.
 
     Parameters
@@ -154,6 +154,7 @@ class LoggedCommitter:
         sync_interval_s: float | None,
         checkpoints: Checkpoints,
     ) -> None:
+        super().__init__()
         self._applier = applier
         self._gate = gate
         self._log = log
@@ -161,8 +162,6 @@ class LoggedCommitter:
         self._checkpoints = checkpoints
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._waiting: collections.deque[Request | None] = collections.deque()
-        self._failed: FailStopError | None = None
-        self._closed = False
         self._close_lock = threading.Lock()
         self._submitted: collections.deque[Request] = collections.deque()
         self._submitted_rows = 0
@@ -182,16 +181,6 @@ class LoggedCommitter:
             self._syncer.start()
 
     # ------------------------------------------------------------ callers' side
-    @property
-    def writable(self) -> bool:
-        """Whether batches are taken."""
-        return self._failed is None and not self._closed
-
-    def check_writable(self) -> None:
-        """Raise if a write or a sync has failed before."""
-        if self._failed is not None:
-            raise stopped(self._failed)
-
     def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:
         """Stage a batch in this thread, hand it to the committer and wait for it."""
         return self._put(self._ready(Request(rows, deletes)))
@@ -219,7 +208,7 @@ class LoggedCommitter:
                 oldest.wait_known()
                 self._submitted_rows -= oldest.size
             with self._close_lock:
-                self._check_open()
+                self.check_open()
                 self._queue.put(request)
             submitted.append(request)
             self._submitted_rows += request.size
@@ -253,19 +242,13 @@ class LoggedCommitter:
         """Queue a request and wait for its outcome; an interrupt is raised when that is known, or at a second one."""
         try:
             with self._close_lock:
-                self._check_open()
+                self.check_open()
                 request.queued = True
                 self._queue.put(request)  # no interrupt strikes between these two lines
             return request.wait()
         except KeyboardInterrupt:
             request.wait_interrupted()
             raise
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the ledger is closed")
-        if self._failed is not None:
-            raise stopped(self._failed)
 
     def _stage(self, requests: list[Request]) -> Any:
         """Copy requests into one log buffer: all rows, then all deletes."""
@@ -462,8 +445,7 @@ class LoggedCommitter:
     def fail(self, error: BaseException) -> None:
         """Take no more writes."""
         with self._close_lock:
-            if self._failed is None:
-                self._failed = stopped(error)
+            super().fail(error)
 
     def _refuse(self, requests: list[Request]) -> None:
         """Give every request the reason why the writer stopped."""

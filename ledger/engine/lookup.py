@@ -20,7 +20,7 @@ from ledger.engine.apply import Applier
 from ledger.engine.passes import Passes, corrupt_record
 from ledger.errors import ClosedError, InvalidInputError
 from ledger.inputs import Account, check_key, key_words
-from ledger.kernels.batch import committed_lsn
+from ledger.kernels.batch_read import committed_lsn
 from ledger.kernels.single import get_one
 from ledger.layout import (
     ACCOUNT,

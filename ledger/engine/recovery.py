@@ -21,7 +21,7 @@ import numpy as np
 from ledger.engine.apply import Applier
 from ledger.engine.passes import Passes, Progress
 from ledger.errors import CorruptLogError, SalvageNeededError
-from ledger.kernels.batch import publish
+from ledger.kernels.batch_write import publish
 from ledger.layout import (
     SHARD_CHECKED,
     SHARD_WORDS,

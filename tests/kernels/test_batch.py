@@ -12,7 +12,7 @@ import pytest
 
 from ledger.engine.apply import NO_DELETES, Applier
 from ledger.engine.pool import Pool
-from ledger.kernels import batch as kernels
+from ledger.kernels import batch_write as kernels
 from ledger.kernels.index import trim_index
 from ledger.layout import (
     ACCOUNT,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import blake3
 import numpy as np
 
-from ledger.kernels import batch
 from ledger.layout import (
     CELL_A,
     CELL_B,
@@ -115,4 +114,3 @@ def seal(seed: int, slot: int, key: bytes, fields: tuple[int, int, int, int], ls
 
 
 CELLS = (CELL_A, CELL_B)
-assert batch.JOB_WORDS and batch.COUNT_WORDS

@@ -1,50 +1,79 @@
-"""The fused loops over a batch: hash, probe, touch, each some rows ahead of the next.
-
-Row i is hashed (eight keys at once) and the line of its home position is asked for; `distance` rows later its
-index entry is probed and the two lines of its record are asked for; another `distance` rows later it is read or
-written. So many cache misses are under way at once, and no row waits for its own.
-(Group prefetching: Chen, Ailamaki, Gibbons, Mowry, ICDE 2004; here as one software pipeline.)
+"""Applying a frame: planned, written, its totals kept, published.
 
 A frame is applied in two phases, by any number of threads, with the same result for any number:
 
 1. rows are claimed in ranges; keys that exist are written, the others are noted;
 2. noted rows are entered, each shard by one thread, in the order of the rows.
-
-Work is claimed by fetch-and-add on the words of a job, so that a thread that comes late takes less, and one
-that comes too late nothing.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ledger.kernels.hashing import hash1, hash8, hash8_finish, hash8_part, hash8_start
-from ledger.kernels.index import BROKEN, NONE, enter, find_slot, home_of, key_matches, probe, shard_of
+from ledger.kernels.hashing import hash1, hash8
+from ledger.kernels.index import BROKEN, NONE, enter, find_slot, home_of, key_matches, shard_of
 from ledger.kernels.intrinsics import (
-    compare_swap,
     fetch_add,
     load_acquire,
-    prefetch_read,
     prefetch_write,
     spin_pause,
     store_release,
 )
 from ledger.kernels.jit import kernel
-from ledger.kernels.records import TAINTED, clear_broken_cells, read_cell, write_cell
+from ledger.kernels.pipeline import (
+    BASE,
+    COUNT_INSERTED,
+    COUNT_LIVE,
+    COUNT_PROBES,
+    COUNT_SUPPLY_HI,
+    COUNT_SUPPLY_LO,
+    COUNT_TAINTED,
+    JOB_DONE,
+    JOB_MISSED,
+    JOB_PARTS_CLAIMED,
+    JOB_PARTS_DONE,
+    JOB_ROW,
+    JOB_STATUS,
+    LIVE,
+    MASK,
+    PER_BLOCK,
+    POSITIONS,
+    RECORDS,
+    ROW_SHIFT,
+    SEED,
+    SET_DELETES,
+    SET_DISTANCE,
+    SET_LANES,
+    SET_LSN,
+    SET_PUBLISH,
+    SET_REDO,
+    SET_ROWS,
+    SET_SHARDS,
+    SHARD,
+    SLOTS,
+    U0,
+    U1,
+    U2,
+    U3,
+    U4,
+    U5,
+    U6,
+    U7,
+    U8,
+    U32,
+    USED,
+    WORDS,
+    WORDS_PER_BLOCK,
+    claim,
+    find_entry,
+    find_home,
+    hash_ahead,
+    hash_some,
+    joined,
+)
+from ledger.kernels.records import TAINTED, clear_broken_cells, write_cell
 from ledger.layout import (
-    FLAG_LIVE,
-    FLAG_ROW_SHIFT,
     KEY_WORDS,
-    PROBE_BUCKETS,
-    RECORD_WORDS,
-    RECORDS_PER_BLOCK,
-    SHARD_INDEX_BASE,
-    SHARD_POSITIONS,
-    SHARD_RECORD_BASE,
-    SHARD_SEED,
-    SHARD_SLOTS,
-    SHARD_USED,
-    SHARD_WORDS,
     STATE_APPLIED,
     STATE_APPLIED_LIVE,
     STATE_APPLIED_SUPPLY_HI,
@@ -56,157 +85,70 @@ from ledger.layout import (
     STATE_TAINTED,
     STATUS_CORRUPT,
     STATUS_FULL,
-    STATUS_RETRY,
 )
 
-U0, U1, U2, U3, U4, U5, U6, U7 = (np.uint64(number) for number in range(8))
-U8, U32 = np.uint64(8), np.uint64(32)
-WORDS = np.uint64(RECORD_WORDS)
-BASE, POSITIONS = np.uint64(SHARD_INDEX_BASE), np.uint64(SHARD_POSITIONS)
-RECORDS, SLOTS, USED = np.uint64(SHARD_RECORD_BASE), np.uint64(SHARD_SLOTS), np.uint64(SHARD_USED)
-SEED, SHARD = np.uint64(SHARD_SEED), np.uint64(SHARD_WORDS)
-PER_BLOCK = np.uint64(RECORDS_PER_BLOCK)
-WORDS_PER_BLOCK = np.uint64(512)
-LIVE = np.uint64(FLAG_LIVE)
-ROW_SHIFT = np.uint64(FLAG_ROW_SHIFT)
-LAST_BUCKET = np.uint64(PROBE_BUCKETS - 1)
-
-# Words of a job: uint64[16], fresh for each frame or batch of reads.
-JOB_CLAIMED = 0  # rows claimed so far
-JOB_DONE = 1  # rows done
-JOB_MISSED = 2  # rows whose keys are new
-JOB_PARTS_CLAIMED = 3
-JOB_PARTS_DONE = 4
-JOB_STATUS = 5  # 0, or the negative status of a row that failed
-JOB_ROW = 6  # shard << 32 | slot of the record behind that status
-JOB_ARMED = 7  # set by lane 0: an interrupt between posting the job and running it must not leave half a frame
-JOB_WORDS = 16
-
-# Settings of a job: uint64[8].
-SET_LSN = 0  # of the frame; for reads the LSN that is pinned
-SET_DISTANCE = 1
-SET_LANES = 2  # threads that may join in
-SET_SHARDS = 3
-SET_REDO = 4
-SET_ROWS = 5
-SET_DELETES = 6
-SET_PUBLISH = 7
-SET_WORDS = 8
-
-# Words of a thread's counters: uint64[8 + PROBE_BUCKETS]. The probes add up for ever, the others for one frame.
-COUNT_LIVE = 0  # wraps: added as a signed difference
-COUNT_SUPPLY_LO = 1
-COUNT_SUPPLY_HI = 2
-COUNT_TAINTED = 3
-COUNT_INSERTED = 4
-COUNT_PROBES = 8
-COUNT_WORDS = 8 + PROBE_BUCKETS
-
-RING = 256
-ARM_SPINS = 100_000
-RING_MASK = RING - 1
-MASK = np.uint64(RING_MASK)
-
 
 @kernel
-def hash_some(rows, row, first, stop, given, offset, key, words):
-    """Hash up to eight rows from `row` into the ring: the first group, the last, and any by another hash."""
-    count = min(8, stop - row)
-    at = (row - first) & RING_MASK
-    if given.shape[1] > 0:
-        for lane in range(count):
-            for word in range(3):
-                words[word, at + lane] = given[word, offset + row + lane]
-    elif count == 8:
-        hash8(rows, row, key, words, at)
-    else:
-        for lane in range(count):
-            hash1(rows, row + lane, key, words, at + lane)
+def hash_batch(rows, key, settings, job, hashes, lane):
+    """Hash a batch of keys, any number of threads together.
 
-
-@kernel(inline=True)
-def hash_ahead(rows, step, first, stop, given, offset, key, words):
-    """Do an eighth of the work of hashing the group of eight rows behind the one that `step` is in.
-
-    The hash leaves the memory idle, so it is cut into pieces that run while cache misses are under way.
-    """
-    phase = (step - first) & 7
-    group = step - phase + 8
-    if group >= stop:
-        return
-    at = (group - first) & RING_MASK
-    if group + 8 <= stop and given.shape[1] == 0:
-        state = words[3]
-        if phase == 0:
-            hash8_start(rows, group, key, state)
-        elif phase == 1:
-            hash8_part(state, 0)
-        elif phase == 3:
-            hash8_part(state, 1)
-        elif phase == 5:
-            hash8_part(state, 2)
-        elif phase == 7:
-            hash8_part(state, 3)
-            hash8_finish(state, words, at)
-    elif phase == 7:
-        hash_some(rows, group, first, stop, given, offset, key, words)
-
-
-@kernel(inline=True)
-def find_home(index, shards, shard_count, words, spots, homes, at, ahead):
-    """Work out shard and home of the row at place `at` of the ring, and ask for the line of the home."""
-    shard = shard_of(words[U0, at], shard_count) * SHARD
-    home = home_of(words[U1, at], shards[shard + POSITIONS])
-    spots[at] = shard
-    homes[at] = home
-    if ahead:
-        prefetch_read(index, shards[shard + BASE] + home)
-
-
-@kernel(inline=True)
-def find_entry(index, shards, words, spots, homes, slots, at, counters):
-    """Probe for the row at place `at` of the ring; return the first word of its record, or NONE."""
-    shard = spots[at]
-    used = load_acquire(shards, shard + USED)
-    _, slot, steps = probe(
-        index, shards[shard + BASE], shards[shard + POSITIONS], homes[at], np.uint64(words[U2, at]), used
-    )
-    slots[at] = slot
-    counters[np.uint64(COUNT_PROBES) + min(steps, LAST_BUCKET)] += U1
-    return slot if slot == NONE else (shards[shard + RECORDS] + slot) * WORDS
-
-
-@kernel
-def joined(job, lane):
-    """Wait for lane 0 to have begun, for a bounded time; tell whether the thread may take work."""
-    if lane == 0:
-        store_release(job, np.uint64(JOB_ARMED), U1)
-        return True
-    for _ in range(ARM_SPINS):
-        if load_acquire(job, np.uint64(JOB_ARMED)) != U0:
-            return True
-        spin_pause()
-    return False
-
-
-@kernel(inline=True)
-def claim(job, total, lanes):
-    """Claim the next range of rows: a share of what is left, in multiples of eight.
+    Parameters
+    ----------
+    rows : uint64[n, 4 or 8]
+    key : uint32[8]
+    settings, job, lane
+        As in `apply_frame`.
+    hashes : uint32[3, n]
+        Gets the hash words that choose shard, home and fingerprint.
 
     Returns
     -------
-    first, stop : int64
-        Equal when nothing is left.
+    int64
+        0
     """
+    total = settings[SET_ROWS]
+    if not joined(job, lane):
+        return np.int64(0)
     while True:
-        first = load_acquire(job, np.uint64(JOB_CLAIMED))
-        if first >= total:
-            return np.int64(total), np.int64(total)
-        left = total - first
-        take = left if lanes == U1 else max(np.uint64(512), (left // (lanes + lanes)) & ~np.uint64(7))
-        take = min(take, left)
-        if compare_swap(job, np.uint64(JOB_CLAIMED), first, first + take):
-            return np.int64(first), np.int64(first + take)
+        first, stop = claim(job, total, settings[SET_LANES])
+        if first >= stop:
+            break
+        for row in range(first, stop, 8):
+            if row + 8 <= stop:
+                hash8(rows, row, key, hashes, row)
+            else:
+                for one in range(row, stop):
+                    hash1(rows, one, key, hashes, one)
+        fetch_add(job, np.uint64(JOB_DONE), np.uint64(stop - first))
+    while load_acquire(job, np.uint64(JOB_DONE)) < total:
+        spin_pause()
+    return np.int64(0)
+
+
+@kernel
+def plan_rows(view, rows, given, key, shard_count, words, new_rows):
+    """Find the rows whose keys are new, without changing anything.
+
+    Parameters
+    ----------
+    rows : uint64[n, 8]
+    new_rows : uint32[n]
+        Gets the shard + 1 of each row whose key is not in the ledger, else 0.
+    """
+    index, records, shards, _ = view
+    for row in range(rows.shape[0]):
+        if given.shape[1] > 0:
+            for word in range(3):
+                words[word, 0] = given[word, row]
+        else:
+            hash1(rows, row, key, words, 0)
+        shard = shard_of(words[0, 0], np.uint64(shard_count))
+        home = home_of(words[1, 0], shards[shard * SHARD + POSITIONS])
+        slot, _ = find_slot(
+            index, records, shards, shard, home, np.uint64(words[2, 0]),
+            rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3],
+        )  # fmt: skip
+        new_rows[row] = np.uint32(shard + U1) if slot == NONE else np.uint32(0)
 
 
 @kernel(inline=True)
@@ -499,167 +441,3 @@ def finish_frame(state, settings, job, counters):
     state[STATE_APPLIED] = settings[SET_LSN]
     if settings[SET_PUBLISH] != U0 and job[JOB_STATUS] == U0:
         publish(state, settings[SET_LSN])
-
-
-@kernel
-def committed_lsn(state):
-    """Return the LSN that readers may see now (acquire)."""
-    return load_acquire(state, np.uint64(STATE_COMMITTED))
-
-
-@kernel
-def read_range(view, rows, given, key, settings, first, stop, out, found, job, counters, rings):
-    """Copy the accounts of the keys first..stop-1 as of the pinned LSN; stops at the first row that fails."""
-    index, records, shards, _ = view
-    committed = settings[SET_LSN]
-    distance = np.int64(settings[SET_DISTANCE])
-    words, spots, homes, slots = rings
-    place = U0
-    ahead = distance > 0
-    shard_count = settings[SET_SHARDS]
-    offset = first - first  # not a literal, for which numba would compile everything once more
-    hash_some(rows, first, first, stop, given, offset, key, words)
-    for step in range(first, stop + 2 * distance):
-        if step < stop:
-            hash_ahead(rows, step, first, stop, given, offset, key, words)
-            find_home(index, shards, shard_count, words, spots, homes, np.uint64(step - first) & MASK, ahead)
-        behind = step - distance
-        if first <= behind < stop:
-            record = find_entry(index, shards, words, spots, homes, slots, np.uint64(behind - first) & MASK, counters)
-            if ahead and record != NONE:
-                prefetch_read(records, record)
-                prefetch_read(records, record + U8)
-        behind = step - 2 * distance
-        if behind < first:
-            continue
-        row = np.uint64(behind)
-        at = np.uint64(behind - first) & MASK
-        shard = spots[at]
-        slot = slots[at]
-        k0, k1, k2, k3 = rows[row, U0], rows[row, U1], rows[row, U2], rows[row, U3]
-        if slot != NONE:
-            record = (shards[shard + RECORDS] + slot) * WORDS
-            if not key_matches(records, record, k0, k1, k2, k3):
-                slot, place = find_slot(
-                    index, records, shards, shard // SHARD, homes[at], np.uint64(words[U2, at]), k0, k1, k2, k3
-                )
-        if slot == BROKEN:
-            job[JOB_ROW] = ((shard // SHARD) << U32) | place
-            store_release(job, np.uint64(JOB_STATUS), np.uint64(STATUS_CORRUPT))
-            return
-        status = np.int64(1)
-        balance = nonce = staked = modified = U0
-        if slot != NONE:
-            record = (shards[shard + RECORDS] + slot) * WORDS
-            status, balance, nonce, staked, modified = read_cell(records, record, committed, shards[shard + SEED], slot)
-        if status == np.int64(STATUS_RETRY) or status == np.int64(STATUS_CORRUPT):
-            job[JOB_ROW] = ((shard // SHARD) << U32) | slot
-            store_release(job, np.uint64(JOB_STATUS), np.uint64(status))
-            return
-        found[row] = status == np.int64(0)
-        out[row, U0] = k0
-        out[row, U1] = k1
-        out[row, U2] = k2
-        out[row, U3] = k3
-        out[row, U4] = balance
-        out[row, U5] = nonce
-        out[row, U6] = staked
-        out[row, U7] = modified
-
-
-@kernel
-def read_batch(view, rows, given, key, settings, job, out, found, counters, words, ring, lane):
-    """Work on a batch of reads until nothing of it is left.
-
-    Parameters
-    ----------
-    rows : uint64[n, 4]
-        Keys.
-    out : uint64[n, 8]
-        Gets the accounts; fields are 0 where the key is absent.
-    found : uint8[n]
-    settings, job, counters, lane
-        As in `apply_frame`; SET_LSN is the LSN pinned.
-
-    Returns
-    -------
-    int64
-        0, STATUS_RETRY or STATUS_CORRUPT; JOB_ROW then holds shard << 32 | slot.
-    """
-    total = settings[SET_ROWS]
-    rings = (words[lane], ring[lane, 0], ring[lane, 1], ring[lane, 2])
-    if not joined(job, lane):
-        return np.int64(0)
-    while True:
-        first, stop = claim(job, total, settings[SET_LANES])
-        if first >= stop:
-            break
-        if load_acquire(job, np.uint64(JOB_STATUS)) == U0:
-            read_range(view, rows, given, key, settings, first, stop, out, found, job, counters[lane], rings)
-        fetch_add(job, np.uint64(JOB_DONE), np.uint64(stop - first))
-    while load_acquire(job, np.uint64(JOB_DONE)) < total:
-        spin_pause()
-    return np.int64(load_acquire(job, np.uint64(JOB_STATUS)))
-
-
-@kernel
-def hash_batch(rows, key, settings, job, hashes, lane):
-    """Hash a batch of keys, any number of threads together.
-
-    Parameters
-    ----------
-    rows : uint64[n, 4 or 8]
-    key : uint32[8]
-    settings, job, lane
-        As in `apply_frame`.
-    hashes : uint32[3, n]
-        Gets the hash words that choose shard, home and fingerprint.
-
-    Returns
-    -------
-    int64
-        0
-    """
-    total = settings[SET_ROWS]
-    if not joined(job, lane):
-        return np.int64(0)
-    while True:
-        first, stop = claim(job, total, settings[SET_LANES])
-        if first >= stop:
-            break
-        for row in range(first, stop, 8):
-            if row + 8 <= stop:
-                hash8(rows, row, key, hashes, row)
-            else:
-                for one in range(row, stop):
-                    hash1(rows, one, key, hashes, one)
-        fetch_add(job, np.uint64(JOB_DONE), np.uint64(stop - first))
-    while load_acquire(job, np.uint64(JOB_DONE)) < total:
-        spin_pause()
-    return np.int64(0)
-
-
-@kernel
-def plan_rows(view, rows, given, key, shard_count, words, new_rows):
-    """Find the rows whose keys are new, without changing anything.
-
-    Parameters
-    ----------
-    rows : uint64[n, 8]
-    new_rows : uint32[n]
-        Gets the shard + 1 of each row whose key is not in the ledger, else 0.
-    """
-    index, records, shards, _ = view
-    for row in range(rows.shape[0]):
-        if given.shape[1] > 0:
-            for word in range(3):
-                words[word, 0] = given[word, row]
-        else:
-            hash1(rows, row, key, words, 0)
-        shard = shard_of(words[0, 0], np.uint64(shard_count))
-        home = home_of(words[1, 0], shards[shard * SHARD + POSITIONS])
-        slot, _ = find_slot(
-            index, records, shards, shard, home, np.uint64(words[2, 0]),
-            rows[row, 0], rows[row, 1], rows[row, 2], rows[row, 3],
-        )  # fmt: skip
-        new_rows[row] = np.uint32(shard + U1) if slot == NONE else np.uint32(0)
