@@ -1,20 +1,17 @@
-"""Files that fail, and files that remember what a power cut would leave."""
+"""Files that fail, and ways to damage files. For power cuts see `tests/crash`."""
 
 from __future__ import annotations
 
 import errno
 import os
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ledger.storage.files import Files
-
-SECTOR_BYTES = 512
 
 
 @dataclass
@@ -109,150 +106,6 @@ class FaultyFiles(Files):
     def sync_directory(self, path):
         self.note("sync_directory", path)
         super().sync_directory(path)
-
-
-class PowerCutError(BaseException):
-    """The power is gone: raised at the chosen call and at every later one."""
-
-
-@dataclass(eq=False)
-class Inode:
-    """A file as the disk has it, and the writes that are not durable yet."""
-
-    durable: bytearray = field(default_factory=bytearray)
-    pending: list[tuple[int, bytes]] = field(default_factory=list)
-    live: bytearray = field(default_factory=bytearray)
-
-    def write(self, offset: int, data: bytes) -> tuple[int, bytes]:
-        piece = (offset, bytes(data))
-        self.pending.append(piece)
-        _put(self.live, *piece)
-        return piece
-
-    def make_durable(self, piece: tuple[int, bytes] | None = None) -> None:
-        for item in self.pending if piece is None else [piece]:
-            _put(self.durable, *item)
-        self.pending = [item for item in self.pending if piece is not None and item is not piece]
-
-    def survive(self, choose: random.Random) -> bytes:
-        """Return what a power cut leaves: of each write not synced nothing, all, or some sectors."""
-        data = bytearray(self.durable)
-        for offset, piece in self.pending:
-            fate = choose.random()
-            if fate < 0.3:
-                continue
-            for at in range(0, len(piece), SECTOR_BYTES):
-                if fate > 0.6 or choose.random() < 0.5:
-                    _put(data, offset + at, piece[at : at + SECTOR_BYTES])
-        return bytes(data)
-
-
-def _put(data: bytearray, offset: int, piece: bytes) -> None:
-    if len(data) < offset + len(piece):
-        data.extend(bytes(offset + len(piece) - len(data)))
-    data[offset : offset + len(piece)] = piece
-
-
-class PowerCutFiles(Files):
-    """Do everything for real, and keep beside it what is durable.
-
-    Parameters
-    ----------
-    root
-        Folder that is watched; what is in it already counts as durable.
-    cut_at
-        Number of the changing call at which the power goes, counted from 0; None for never.
-    """
-
-    def __init__(self, root: Path, cut_at: int | None = None) -> None:
-        self.root = root
-        self.cut_at = cut_at
-        self.changes = 0
-        self._fds: dict[int, Inode] = {}
-        self._names: dict[Path, Inode] = {}
-        for path in root.rglob("*"):
-            if path.is_file():
-                data = path.read_bytes()
-                self._names[path] = Inode(bytearray(data), [], bytearray(data))
-        self._durable_names = dict(self._names)
-
-    def _change(self) -> None:
-        if self.cut_at is not None and self.changes >= self.cut_at:
-            raise PowerCutError
-        self.changes += 1
-
-    def write_image(self, target: Path, choose: random.Random) -> None:
-        """Write what the cut leaves to `target`, which takes the place of `root`."""
-        folders = {path.parent for path in (*self._names, *self._durable_names)}
-        target.mkdir(parents=True, exist_ok=True)
-        for folder in sorted(folders):
-            (target / folder.relative_to(self.root)).mkdir(parents=True, exist_ok=True)
-            names = self._names if choose.random() < 0.5 else self._durable_names
-            for path, inode in names.items():
-                if path.parent == folder:
-                    (target / path.relative_to(self.root)).write_bytes(inode.survive(choose))
-
-    def open(self, path, flags, mode=0o640):
-        if flags & (os.O_CREAT | os.O_TRUNC):
-            self._change()
-        fd = super().open(path, flags, mode)
-        path = Path(path)
-        if path not in self._names:
-            self._names[path] = Inode()
-        elif flags & os.O_TRUNC:
-            self._names[path] = Inode(bytearray(self._names[path].durable))
-        self._fds[fd] = self._names[path]
-        return fd
-
-    def pwrite(self, fd, data, offset):
-        self._change()
-        super().pwrite(fd, data, offset)
-        self._fds[fd].write(offset, memoryview(data).cast("B"))
-
-    def fdatasync(self, fd):
-        self._change()
-        super().fdatasync(fd)
-        self._fds[fd].make_durable()
-
-    def fsync(self, fd):
-        self._change()
-        super().fsync(fd)
-        self._fds[fd].make_durable()
-
-    def start_write(self, fd, buffer, offset, direct):
-        self._change()
-        inode = self._fds[fd]
-        piece = inode.write(offset, buffer.tobytes())
-        return inode, piece, super().start_write(fd, buffer, offset, direct)
-
-    def finish_write(self, handle):
-        inode, piece, inner = handle
-        super().finish_write(inner)
-        self._change()
-        inode.make_durable(piece)
-
-    def preallocate(self, fd, size):
-        self._change()
-        super().preallocate(fd, size)
-        inode = self._fds[fd]
-        if len(inode.live) < size:
-            inode.write(size - 1, b"\0")
-
-    def replace(self, source, target):
-        self._change()
-        super().replace(source, target)
-        self._names[Path(target)] = self._names.pop(Path(source))
-
-    def unlink(self, path, *, missing_ok=False):
-        self._change()
-        super().unlink(path, missing_ok=missing_ok)
-        self._names.pop(Path(path), None)
-
-    def sync_directory(self, path):
-        self._change()
-        super().sync_directory(path)
-        kept = {name: inode for name, inode in self._durable_names.items() if name.parent != Path(path)}
-        self._durable_names = kept | {n: i for n, i in self._names.items() if n.parent == Path(path)}
 
 
 def flip_bit(path: Path, offset: int, bit: int = 0) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from ledger import GeometricLedger, LedgerError, LedgerNotFoundError
 from ledger.engine import checkpoint
 from ledger.storage.files import Files
-from tests.crash.disk import Disk, Op
+from tests.crash.disk import Disk, Op, lay
 from tests.crash.recorder import Recorder
 from tests.model import Model, make_accounts, make_key, reopen_options, small_options
 
@@ -224,16 +224,6 @@ def digest_of(image: dict[str, bytes]) -> bytes:
         digest.update(f"{path}\0{len(data)}\0".encode())
         digest.update(data)
     return digest.digest()
-
-
-def lay(image: dict[str, bytes], folder: Path) -> None:
-    """Write an image to an empty folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for path, data in image.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
 
 
 def check(image: dict[str, bytes], folder: Path, trace: Trace, low: int, high: int, *, deep: bool) -> str:

@@ -9,7 +9,9 @@ stays. `Disk.survive` with `sector_bytes` below 512 takes the first away.
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 SECTOR_BYTES = 512
@@ -167,3 +169,13 @@ def _rename(names: dict[str, int], change: tuple[int, str, str, int, str]) -> No
 def folder_of(path: str) -> str:
     """Return the folder of a relative path, "" for the watched one."""
     return path.rpartition("/")[0]
+
+
+def lay(image: dict[str, bytes], folder: Path) -> None:
+    """Write an image to an empty folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for path, data in image.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)

@@ -18,7 +18,9 @@ from ledger.errors import (
 from ledger.layout import CONTROL, CONTROL_COPY_BYTES, CONTROL_SHARD, FILE_HEADER, FORMAT_VERSION
 from ledger.storage.control import Control
 from ledger.storage.files import CONTROL_NAME, Files, shard_name
-from tests.faults import FaultyFiles, PowerCutError, PowerCutFiles, flip_bit, patch, reseal, tree
+from tests.crash.disk import Disk, lay
+from tests.crash.recorder import Recorder
+from tests.faults import FaultyFiles, flip_bit, patch, reseal, tree
 
 LEDGER = bytes(range(16))
 
@@ -81,21 +83,19 @@ def test_every_power_cut_leaves_the_old_block_or_the_new_one(tmp_path):
     home.mkdir()
     control = new_control()
     control.create(Files(), home)
-    for cut in range(8):
-        for seed in range(10):
-            files = PowerCutFiles(home, cut)
-            mine = Control.read(files, home)
-            acknowledged = mine.epoch
-            try:
-                for epoch in (acknowledged + 1, acknowledged + 2):
-                    mine.epoch = epoch
-                    mine.write(files, home)
-                    acknowledged = epoch
-            except PowerCutError:
-                pass
-            image = tmp_path / f"{cut}-{seed}"
-            files.write_image(image, random.Random(seed))
-            assert acknowledged <= Control.read(Files(), image).epoch <= mine.epoch
+    files = Recorder(home, delay_s=0)
+    control = Control.read(files, home)
+    for epoch in range(1, 5):
+        control.epoch = epoch
+        control.write(files, home)
+        files.mark("acknowledged", epoch)
+    disk, choose, acknowledged = Disk(files.start), random.Random(1), 0
+    for op in files.ops:
+        disk.do(op)
+        acknowledged = op.b if op.kind == "mark" else acknowledged
+        for _ in range(10):
+            lay(disk.survive(choose), tmp_path / "image")
+            assert acknowledged <= Control.read(Files(), tmp_path / "image").epoch <= acknowledged + 1
 
 
 def test_no_ledger_is_no_damage(tmp_path):
