@@ -180,7 +180,8 @@ class GeometricLedger:
 
         Notes
         -----
-        **Durability**: durable when this returns, in every mode. An interrupt is raised when all is done.
+        **Durability**: durable when this returns, in every mode. An interrupt is raised when all is done, or leaves the
+        ledger open if it strikes before closing has begun.
         """
         if not self._status:
             run_apart(self._close)

@@ -220,6 +220,17 @@ def test_many_interrupts_leave_batches_whole_or_absent(tmp_path, kind):
         interrupt(ledger, 400, 2)
 
 
+def ring_when_closing(ledger, delay):
+    """Set the alarm once closing has begun: an earlier one leaves the ledger open."""
+    close = ledger._close
+
+    def armed():
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        close()
+
+    ledger._close = armed
+
+
 @pytest.mark.parametrize("action", ["snapshot", "close"])
 @modes
 def test_an_interrupted_snapshot_or_close_loses_nothing_and_frees_the_lock(tmp_path, kind, action):
@@ -234,10 +245,12 @@ def test_an_interrupted_snapshot_or_close_loses_nothing_and_frees_the_lock(tmp_p
             model.update_batch(make_accounts(step, 200))
             ledger.update_batch(make_accounts(step, 200))
             try:
-                signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.0001, 0.004))
+                delay = choose.uniform(0.0001, 0.004)
                 if action == "close":
+                    ring_when_closing(ledger, delay)
                     ledger.close()
                 else:
+                    signal.setitimer(signal.ITIMER_REAL, delay)
                     ledger.snapshot()
                 time.sleep(1)
             except KeyboardInterrupt:

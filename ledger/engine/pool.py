@@ -16,15 +16,18 @@ from typing import Any
 def run_apart(function: Callable[[], Any]) -> Any:
     """Call `function` in a thread of its own, where no interrupt strikes, and return its result.
 
-    An interrupt of the waiting caller is raised when the call has ended. The locks of `threading` that are written
+    An interrupt of the waiting caller is raised when the call has ended; one that strikes before this has begun leaves
+    everything as it was. The locks of `threading` that are written
     in Python (Condition, Event, Thread.start and join) can stay locked when an interrupt strikes within them, so
     what must not be left half done is called in this way.
     """
     outcome: list[tuple[Any, BaseException | None]] = []
-    done = _thread.allocate_lock()
+    begun, done = _thread.allocate_lock(), _thread.allocate_lock()
     done.acquire()
 
     def run() -> None:
+        if not begun.acquire(blocking=False):
+            return  # an interrupt struck just after the first start, and the call was started twice
         try:
             outcome.append((function(), None))
         except BaseException as error:
@@ -33,10 +36,13 @@ def run_apart(function: Callable[[], Any]) -> Any:
             done.release()
 
     interrupt: KeyboardInterrupt | None = None
-    _thread.start_new_thread(run, ())
-    while not outcome:
+    while True:
         try:
-            done.acquire()
+            if not begun.locked():
+                _thread.start_new_thread(run, ())
+            while not outcome:
+                done.acquire()
+            break
         except KeyboardInterrupt as error:
             interrupt = error
     result, failure = outcome.pop()
