@@ -536,7 +536,7 @@ class GeometricLedger:
             read_gates=self._reader.gates,
             log_bytes=0 if self._log is None else self._log.bytes_written,
             log_frames=0 if self._log is None else self._log.frames,
-            image_bytes=self._shards.image_bytes,
+            image_bytes=self._control.image_bytes,
             batches=self._batches,
             rows=self._rows,
             checkpoints=self._snapshots if self._checkpointer is None else self._checkpointer.taken,
@@ -642,7 +642,7 @@ class GeometricLedger:
         if advice == "willneed":
             self._shards.will_need()
         elif advice == "dontneed":
-            self._shards.drop_cache()
+            self._shards.image.drop_cache()
         else:
             raise OptionsError(f"advice is {advice!r}, not willneed or dontneed", field="advice")
 

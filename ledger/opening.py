@@ -26,6 +26,7 @@ from ledger.options import CAPACITY_DEFAULT, INDEX_LOAD_DEFAULT, SHARDS_DEFAULT,
 from ledger.stats import RecoveryReport
 from ledger.storage.control import STAMPS, Control
 from ledger.storage.files import CONTROL_NAME, LOG_NAME, Files, LedgerLock, remove_clean
+from ledger.storage.image import Image
 from ledger.storage.journal import replay_journal
 from ledger.storage.log import Log
 from ledger.storage.shard import Shards, positions_for, slots_for
@@ -123,7 +124,7 @@ class Opener:
             log_segment_bytes=options.log_segment_bytes,
             clean=False,
         )
-        Shards(self.files, self.path, control, options, writable=True).create_files()
+        Image(self.files, self.path, control, writable=True).create()
         Log.create(
             self.files, self.path / LOG_NAME, ledger_id=control.ledger_id, epoch=0, mode="sync",
             segment_bytes=options.log_segment_bytes, bytes_max=options.log_bytes_max,
@@ -170,11 +171,11 @@ class Opener:
         """Refuse files that hold more than what the control block and the log lead to: those are older copies."""
         lsn = self.report.lsn
         counts = self.report.clean or self.control.checkpoint_lsn > 0  # else the image was made anew, or not looked at
-        if counts and self.shards.newest_stamp > lsn and not (mapped or self.report.salvaged):
+        if counts and self.shards.image.newest_stamp > lsn and not (mapped or self.report.salvaged):
             path = self.path / CONTROL_NAME
             raise CorruptControlError(
                 f"{path} is an older copy, or the log is cut: they lead to LSN {lsn}, and the image has been to "
-                f"{self.shards.newest_stamp}",
+                f"{self.shards.image.newest_stamp}",
                 path=path, offset=0,
             )  # fmt: skip
 
@@ -191,7 +192,7 @@ class Opener:
         """Drop an image that never counted; read-only, look at nothing of it."""
         if self.read_only:
             return "memory"
-        Shards(self.files, self.path, self.control, self.options, writable=True).create_files()
+        Image(self.files, self.path, self.control, writable=True).create()
         return way
 
     def _change_way(self) -> None:
@@ -218,7 +219,7 @@ class Opener:
             if self.read_only or shards.way == "memory":
                 shards.block_bytes(shard, which, block, 1)[:] = data
             if not self.read_only:
-                shards.write_block(shard, which, block, data)
+                shards.image.write(shard, which, block, data)
 
         after = replay_journal(self.files, self.path, control, write)
         if after is None:
@@ -230,8 +231,8 @@ class Opener:
         shards.refresh_used()
         if not self.read_only:
             stamped = tuple(control.table[name] == control.checkpoint_lsn for name in STAMPS)
-            shards.write_stamps(stamped, control.checkpoint_lsn)
-            shards.sync_files()
+            shards.image.write_stamps(stamped, control.checkpoint_lsn)
+            shards.image.sync()
             control.write(self.files, self.path)
 
     def _make_ready(self, scan: Any) -> None:

@@ -23,6 +23,9 @@ class RecoveryReport:
         What the image held, and what the ledger holds now.
     frames, rows, bytes_read : int
         Replayed from the log.
+    torn_frames : int
+        Frames behind the last whole one that were being written, and were never acknowledged; those whose header is
+        torn too cannot be counted.
     journal_replayed : bool
         An unfinished snapshot of a ledger without a log was completed.
     indexes_rebuilt : list of int
@@ -43,6 +46,7 @@ class RecoveryReport:
     frames: int = 0
     rows: int = 0
     bytes_read: int = 0
+    torn_frames: int = 0
     journal_replayed: bool = False
     indexes_rebuilt: list[int] = field(default_factory=list)
     cells_undone: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -48,3 +50,22 @@ def book(tmp_path):
             faults += ledger.verify().faults
             ledger.close()
     assert [] == faults
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """Return a function that mounts something, by arguments of `mount`, below a temporary folder."""
+    paths = []
+
+    def mount(*arguments):
+        path = tmp_path / f"mount-{len(paths)}"
+        path.mkdir()
+        done = subprocess.run(["mount", *arguments, str(path)], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        paths.append(path)
+        return path
+
+    yield mount
+    for path in paths:
+        subprocess.run(["umount", "-l", str(path)], check=True)

@@ -135,6 +135,14 @@ def reopen_options(durability: str = "sync", storage: str = "", **changes) -> Op
     return small_options(durability, storage, **{"capacity": None, "shards": None} | changes)
 
 
+def filled(book, mode=("none", "private"), n=20, **changes):
+    """Return a ledger with `n` accounts and the model of it."""
+    ledger, model = book(small_options(*mode, **changes)), Model()
+    model.update_batch(make_accounts(1, n))
+    ledger.update_batch(make_accounts(1, n))
+    return ledger, model
+
+
 def assert_equal(model: Model, ledger) -> None:
     """Compare everything that a ledger shows with the model, by every way of reading."""
     assert len(model.accounts) == len(ledger)

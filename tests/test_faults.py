@@ -284,23 +284,9 @@ def test_an_error_in_a_hash_of_ones_own_hangs_nobody(tmp_path):
 
 # ---------------------------------------------------------------- a disk that is really full
 @pytest.fixture
-def small_disk(tmp_path):
+def small_disk(mounted):
     """Return a function that mounts a tmpfs of so many MiB."""
-    mounted = []
-
-    def mount(size_mib):
-        path = tmp_path / f"disk-{len(mounted)}"
-        path.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-        mounted.append(path)
-        return path
-
-    yield mount
-    for path in mounted:
-        subprocess.run(["umount", "-l", str(path)], check=True)
+    return lambda size_mib: mounted("-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs")
 
 
 def test_after_a_full_disk_the_ledger_opens_when_there_is_room_again(small_disk):

@@ -1,20 +1,17 @@
-"""What callers give and get: opening, inputs, limits, and the views for researchers."""
+"""What callers give and get: opening, options, and the views for researchers."""
 
 from __future__ import annotations
 
+import gc
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ledger import (
-    ACCOUNT,
-    Account,
-    BatchTooLargeError,
-    CapacityError,
     ClosedError,
     GeometricLedger,
-    InvalidInputError,
     LedgerNotFoundError,
     Options,
     OptionsError,
@@ -25,6 +22,7 @@ from tests.model import (
     Model,
     accounts_of,
     assert_equal,
+    filled,
     make_accounts,
     make_key,
     make_keys,
@@ -32,16 +30,6 @@ from tests.model import (
     reopen_options,
     small_options,
 )
-
-ODD_KEYS = [b"\x01" * 31 + b"\x00", bytes(32), b"\x00" + b"x" * 31, b"\x00" * 31 + b"\x01", b"\xff" * 32]
-
-
-def filled(book, mode=("none", "private"), n=20, **changes):
-    """Return a ledger with `n` accounts and the model of it."""
-    ledger, model = book(small_options(*mode, **changes)), Model()
-    model.update_batch(make_accounts(1, n))
-    ledger.update_batch(make_accounts(1, n))
-    return ledger, model
 
 
 def everything(folder, but=""):
@@ -85,6 +73,19 @@ def test_a_clean_close_is_seen_and_a_forgotten_handle_is_not_one(book, mode):
     assert (True, 0, model.lsn) == (ledger.recovery.clean, ledger.recovery.frames, ledger.recovery.lsn)
     assert ".clean_shutdown" not in os.listdir(ledger.path)
     assert_equal(model, ledger)
+
+
+def test_a_handle_that_was_closed_and_dropped_gives_memory_and_files_back_at_once(tmp_path, mode):
+    gc.disable()
+    try:
+        with GeometricLedger.open(tmp_path / "book", small_options(*mode)) as ledger:
+            ledger.update_batch(make_accounts(1, 20))
+            ledger.snapshot()
+        del ledger
+        assert "/book/" not in Path("/proc/self/maps").read_text()
+        assert not [fd for fd in Path("/proc/self/fd").iterdir() if "/book/" in os.path.realpath(fd)]
+    finally:
+        gc.enable()
 
 
 def test_what_does_not_fit_the_ledger_is_refused_by_name_and_changes_nothing(book):
@@ -188,307 +189,6 @@ def test_a_ledger_of_one_account_works(book, mode, shards):
     assert_equal(model, ledger)
     ledger.close()
     assert_equal(model, book(reopen_options(*mode)))
-
-
-# ---------------------------------------------------------------- keys and records
-@pytest.mark.parametrize("threads", [1, 2])
-def test_keys_keep_all_their_bytes(book, mode, threads):
-    ledger = book(small_options(*mode, threads=threads))
-    accounts = [Account(key, row, 1, 2, 3) for row, key in enumerate(ODD_KEYS)]
-    ledger.update_batch(accounts)
-    assert accounts == [ledger.get(key) for key in ODD_KEYS]
-    assert sorted(accounts) == sorted(account for chunk in ledger for account in accounts_of(chunk))
-    as_array = np.frombuffer(b"".join(ODD_KEYS), np.uint8).reshape(-1, 32)
-    as_views = [memoryview(key) for key in ODD_KEYS]
-    as_bytearrays = tuple(bytearray(key) for key in ODD_KEYS)
-    for keys in (ODD_KEYS, as_array, as_views, as_bytearrays):
-        records, found = ledger.get_batch(keys)
-        assert accounts == accounts_of(records)
-        assert found.all()
-    assert accounts[1] == ledger.get(as_array[1]) == ledger.get(bytearray(32)) == ledger.get(memoryview(bytes(32)))
-    ledger.close()
-    ledger = book(reopen_options(*mode))
-    assert accounts == [ledger.get(key) for key in ODD_KEYS]
-    ledger.delete_batch([bytes(32)])
-    assert ledger.get(bytes(32)) is None
-    assert accounts[0] == ledger.get(ODD_KEYS[0])
-
-
-def test_arrays_of_every_layout_mean_the_same(book):
-    ledger = book()
-    records = make_accounts(3, 40)
-    wide = np.zeros((40, 3), ACCOUNT)
-    wide[:, 1] = records
-    swapped = records.astype(ACCOUNT.newbyteorder(">"))
-    shifted = np.frombuffer(bytearray(b"x" + records.tobytes()), np.uint8)[1:].view(ACCOUNT)
-    frozen = records.copy()
-    frozen.flags.writeable = False
-    forms = [records, wide[:, 1], records[::-1], swapped, shifted, frozen, records.view(np.recarray)]
-    forms += [accounts_of(records), tuple(accounts_of(records))]
-    for form in forms:
-        ledger.delete_batch(records["pubkey"])
-        ledger.update_batch(form)
-        found = ledger.get_batch(records["pubkey"])[0]
-        assert accounts_of(records) == accounts_of(found)
-    keys = np.ascontiguousarray(records["pubkey"])
-    wide_keys = np.zeros((40, 64), np.uint8)
-    wide_keys[:, 16:48] = keys
-    for form in (keys[::-1][::-1], np.asfortranarray(keys), wide_keys[:, 16:48], records["pubkey"]):
-        assert accounts_of(records) == accounts_of(ledger.get_batch(form)[0])
-    assert accounts_of(records)[0] == accounts_of(ledger.get_batch(keys[:1])[0])[0]
-    one = Account(make_key(500), 1, 2, 3, 4)
-    ledger.update_batch(one)
-    assert one == ledger.get(make_key(500))
-
-
-WRONG_KEYS = {
-    "31 bytes": [bytes(31)],
-    "33 bytes": [bytes(32), bytes(33)],
-    "empty": [b""],
-    "text": ["k" * 32],
-    "None": [None],
-    "a number": [7],
-    "one key": bytes(32),
-    "one text": "k" * 32,
-    "nothing": None,
-    "int": 5,
-    "float": 5.0,
-    "a generator": (key for key in [bytes(32)]),
-    "31 columns": np.zeros((2, 31), np.uint8),
-    "flat": np.zeros(32, np.uint8),
-    "cube": np.zeros((1, 2, 32), np.uint8),
-    "u4": np.zeros((2, 8), np.uint32),
-    "u8": np.zeros((2, 4), np.uint64),
-    "i1": np.zeros((2, 32), np.int8),
-    "i8": np.zeros((2, 32), np.int64),
-    "f8": np.zeros((2, 32)),
-    "f1": np.full((1, 4), np.nan),
-    "bool": np.zeros((2, 32), bool),
-    "S32": np.array([b"k" * 32]),
-    "V32": np.zeros(2, "V32"),
-    "O": np.array([b"k" * 32], object),
-    "U": np.array(["k" * 32]),
-}
-
-
-@pytest.mark.parametrize("name", WRONG_KEYS)
-def test_wrong_keys_are_refused_and_nothing_is_changed(book, name):
-    ledger, model = filled(book)
-    keys = WRONG_KEYS[name]
-    calls = [lambda: ledger.get_batch(keys), lambda: ledger.delete_batch(keys)]
-    calls += [] if keys is None else [lambda: ledger.update_batch(make_accounts(9, 3), keys)]
-    for call in calls:
-        with pytest.raises(InvalidInputError) as caught:
-            call()
-        assert caught.value.field
-    assert_equal(model, ledger)
-
-
-@pytest.mark.parametrize(
-    "key", [bytes(31), bytes(33), b"", "k" * 32, None, 5, [bytes(32)], np.zeros(32), np.zeros(31, "u1")]
-)
-def test_a_wrong_single_key_is_refused(book, key):
-    with pytest.raises(InvalidInputError) as caught:
-        book().get(key)
-    assert "pubkey" == caught.value.field
-
-
-def account(**changes):
-    return Account(**{"pubkey": bytes(32), "balance": 1, "nonce": 1, "staked": 1, "last_modified": 1} | changes)
-
-
-@pytest.mark.parametrize("field", ["balance", "nonce", "staked", "last_modified"])
-@pytest.mark.parametrize("value", [-1, 2**64, 1.0, float("nan"), True, None, "1", b"1", np.float64(1)], ids=repr)
-def test_a_wrong_value_is_named_by_row_and_field(book, field, value):
-    ledger, model = filled(book)
-    with pytest.raises(InvalidInputError) as caught:
-        ledger.update_batch([account(), account(), account(**{field: value})])
-    assert (2, field) == (caught.value.row, caught.value.field)
-    assert_equal(model, ledger)
-
-
-def structured(**changes):
-    fields = {"pubkey": ("u1", (32,)), "balance": "<u8", "nonce": "<u8", "staked": "<u8", "last_modified": "<u8"}
-    fields = {name: kind for name, kind in (fields | changes).items() if kind}
-    return np.zeros(2, [(n, *k) if isinstance(k, tuple) else (n, k) for n, k in fields.items()])
-
-
-WRONG_RECORDS = {
-    "no structure": np.zeros((2, 8), np.uint64),
-    "bytes": b"x" * 64,
-    "text": "x",
-    "None": None,
-    "number": 3,
-    "floats": np.zeros(2),
-    "missing": structured(staked=None),
-    "extra": structured(more="<u8"),
-    "float field": structured(balance="<f8"),
-    "signed field": structured(nonce="<i8"),
-    "short key": structured(pubkey=("u1", (31,))),
-    "narrow": structured(staked="<u4"),
-    "two dimensions": np.zeros((2, 2), ACCOUNT),
-    "no dimension": np.zeros((), ACCOUNT),
-    "tuples of four": [(bytes(32), 1, 2, 3)],
-    "lists": [[bytes(32), 1, 2, 3, 4]],
-    "padded": np.zeros(2, np.dtype([*ACCOUNT.descr, ("", "V8")])),
-    "other order": np.zeros(2, [ACCOUNT.descr[i] for i in (1, 0, 2, 3, 4)]),
-    "a dict": {bytes(32): 1},
-    "a key of 31": [account(pubkey=bytes(31))],
-    "a text key": [account(pubkey="k" * 32)],
-}
-
-
-@pytest.mark.parametrize("name", WRONG_RECORDS)
-def test_wrong_records_are_refused_and_nothing_is_changed(book, name):
-    ledger, model = filled(book)
-    with pytest.raises(InvalidInputError) as caught:
-        ledger.update_batch(WRONG_RECORDS[name])
-    assert caught.value.field
-    assert_equal(model, ledger)
-
-
-# ---------------------------------------------------------------- sizes of batches
-def test_an_empty_batch_has_no_effect(book, mode):
-    ledger, model = filled(book, mode)
-    frames = ledger.stats().log_frames
-    empty = np.zeros(0, ACCOUNT)
-    for records, deletes in ((empty, None), ([], []), (empty, np.zeros((0, 32), np.uint8)), ((), ())):
-        assert model.lsn == ledger.update_batch(records, deletes)
-    for keys in ([], (), np.zeros((0, 32), np.uint8)):
-        assert model.lsn == ledger.delete_batch(keys)
-        records, found = ledger.get_batch(keys)
-        assert (0, ACCOUNT, 0, np.bool_) == (len(records), records.dtype, len(found), found.dtype)
-    assert frames == ledger.stats().log_frames
-    assert_equal(model, ledger)
-
-
-def test_an_empty_ledger_answers_everything(book, mode):
-    ledger, model = book(small_options(*mode)), Model()
-    for _ in range(2):
-        assert_equal(model, ledger)
-        assert [] == list(ledger)
-        assert ledger.get(bytes(32)) is None
-        assert 0 == ledger.snapshot()
-        assert [] == list(ledger.log_frames())
-        assert 0 == len(ledger.record_view(0))
-        assert not ledger.index_view(0).occupied.any()
-        ledger.close()
-        ledger = book(reopen_options(*mode))
-
-
-def test_a_batch_above_the_limit_is_refused_and_one_at_the_limit_is_not(book, mode):
-    ledger, model = filled(book, mode, batch_rows_max=30)
-    with pytest.raises(BatchTooLargeError):
-        ledger.update_batch(make_accounts(2, 31))
-    with pytest.raises(BatchTooLargeError):
-        ledger.update_batch(make_accounts(2, 20), make_keys(range(11)))
-    model.update_batch(make_accounts(2, 20), make_keys(range(10)))
-    ledger.update_batch(make_accounts(2, 20), make_keys(range(10)))
-    assert_equal(model, ledger)
-
-
-def test_a_batch_that_no_log_holds_is_refused_and_the_next_one_goes_on(book, logged_mode):
-    ledger, model = filled(book, logged_mode, capacity=8000, log_bytes_max=128 * 1024)
-    with pytest.raises(BatchTooLargeError):
-        ledger.update_batch(make_accounts(2, 5000))
-    model.update_batch(make_accounts(3, 1000))
-    assert model.lsn == ledger.update_batch(make_accounts(3, 1000))
-    assert_equal(model, ledger)
-
-
-def test_a_full_ledger_refuses_new_keys_and_takes_known_ones(book, mode):
-    ledger, model = book(small_options(*mode, capacity=40, shards=1)), Model()
-    slots = ledger._control.slots(0)
-    model.update_batch(make_accounts(1, slots - 1))
-    ledger.update_batch(make_accounts(1, slots - 1))
-    with pytest.raises(CapacityError) as caught:
-        ledger.update_batch(make_accounts(2, 5, first=slots - 3), make_keys([0]))
-    assert (0, 1, 3) == (caught.value.shard, caught.value.free, caught.value.needed)
-    assert_equal(model, ledger)
-    last = np.concatenate([make_accounts(seed, slots) for seed in (3, 4, 5)])
-    model.update_batch(last, make_keys([0]))
-    assert model.lsn == ledger.update_batch(last, make_keys([0]))
-    with pytest.raises(CapacityError):
-        ledger.update_batch(make_accounts(2, 1, first=slots))
-    model.update_batch(make_accounts(6, 1))
-    ledger.update_batch(make_accounts(6, 1))
-    assert_equal(model, ledger)
-    ledger.close()
-    assert_equal(model, book(reopen_options(*mode)))
-
-
-def test_a_full_log_takes_a_snapshot_and_goes_on(book, logged_mode):
-    ledger, model = filled(book, logged_mode, log_bytes_max=128 * 1024)
-    for seed in range(100):
-        model.update_batch(make_accounts(seed, 20))
-        assert model.lsn == ledger.update_batch(make_accounts(seed, 20))
-    stats = ledger.stats()
-    assert stats.checkpoints >= 2
-    assert stats.checkpoint_lsn > 0
-    assert_equal(model, ledger)
-
-
-# ---------------------------------------------------------------- sums and duplicates
-def test_the_supply_is_exact_above_64_bits(book, mode):
-    ledger, model = book(small_options(*mode)), Model()
-    for number in range(5):
-        model.update_batch(one_account(number, 2**64 - 1))
-        ledger.update_batch(one_account(number, 2**64 - 1))
-    assert 5 * (2**64 - 1) == ledger.stats().supply == ledger.verify().supply
-    for number, balance in ((0, 0), (1, 1), (1, 2**63), (2, 2**64 - 2)):
-        model.update_batch(one_account(number, balance))
-        ledger.update_batch(one_account(number, balance))
-        report = ledger.verify()
-        assert (model.supply, []) == (report.supply, report.faults)
-    model.update_batch(one_account(9, 7), make_keys([0, 1, 3, 3, 9]))
-    ledger.update_batch(one_account(9, 7), make_keys([0, 1, 3, 3, 9]))
-    assert_equal(model, ledger)
-    ledger.__del__()
-    if mode[0] != "none":
-        assert_equal(model, book(reopen_options(*mode)))
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_of_a_key_that_comes_twice_the_last_row_wins(book, mode, threads):
-    ledger, model = book(small_options(*mode, threads=threads, capacity=5000)), Model()
-    choose = np.random.default_rng(threads)
-    for _ in range(15):
-        records = make_accounts(int(choose.integers(1 << 30)), 50)[choose.integers(0, 50, 4000)]
-        records["nonce"] = choose.integers(0, 1 << 60, 4000)
-        deletes = make_keys(choose.integers(0, 70, 20))
-        model.update_batch(records, deletes)
-        ledger.update_batch(records, deletes)
-        assert model.state_hash() == ledger.state_hash()
-    assert_equal(model, ledger)
-
-
-def test_a_hundred_thousand_rows_of_one_key_give_one_result_for_any_number_of_threads(tmp_path):
-    records = np.repeat(one_account(2, 5), 100_000)
-    records["balance"] = np.arange(100_000) * 7
-    hashes = set()
-    for threads in (1, 2):
-        options = small_options("none", threads=threads, hash_key=b"k" * 32)
-        with GeometricLedger.open(tmp_path / str(threads), options) as ledger:
-            for run in range(8):
-                if run % 2:
-                    ledger.delete_batch(make_keys([2]))
-                ledger.update_batch(records)
-                assert (99_999 * 7, 1) == (ledger.get(make_key(2)).balance, len(ledger))
-                assert (99_999 * 7, []) == (ledger.verify().supply, ledger.verify().faults)
-                hashes.add(ledger.state_hash())
-    assert 1 == len(hashes)
-
-
-def test_equal_batches_make_equal_files_for_any_number_of_threads(tmp_path):
-    images = []
-    for threads in (1, 2):
-        options = small_options("none", threads=threads, hash_key=b"k" * 32, capacity=20_000)
-        with GeometricLedger.open(tmp_path / str(threads), options) as ledger:
-            for seed in range(4):
-                ledger.update_batch(make_accounts(seed, 10_000, first=2_000 * seed), make_keys(range(0, 3000, 7)))
-            images.append([ledger.index_view(shard).slot.tolist() for shard in range(4)])
-            images[-1].append([ledger.record_view(shard)["pubkey"].tobytes() for shard in range(4)])
-    assert images[0] == images[1]
 
 
 # ---------------------------------------------------------------- looking inside

@@ -137,7 +137,7 @@ def take_checkpoint(files: Files, path: Path, control: Control, shards: Shards, 
     journal = log is None and shards.way != "shared" and image_counts
     if journal:
         write_journal(files, path, control, shards, begun.dirty)
-    shards.write_stamps(begun.touched, begun.lsn)
+    shards.image.write_stamps(begun.touched, begun.lsn)
     if shards.way == "shared":
         shards.sync_mapped()
     else:
@@ -304,9 +304,9 @@ class Checkpointer:
             self._shards.copy_runs(runs, self._buffer)
             self._settle()
             if not stamped:
-                self._shards.write_stamps(begun.touched, begun.lsn)
+                self._shards.image.write_stamps(begun.touched, begun.lsn)
                 stamped = True
-            self._shards.write_runs(runs, self._buffer)
+            self._shards.image.write_runs(runs, self._buffer)
             self.bytes_written += sum(run[3] for run in runs) * 4096
             if paced and not (self._hurry or self._stopped):
                 time.sleep(min(REST_MAX_S, REST * (time.perf_counter() - start)))

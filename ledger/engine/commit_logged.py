@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import queue
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from ledger.errors import BatchTooLargeError, CapacityError, FailStopError
 from ledger.kernels.batch_write import publish
 from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
 from ledger.storage.frames import frame_bytes
+from ledger.storage.headers import wall_time_ns
 from ledger.storage.log import Log
 
 SHARED_FRAME_ROWS = 8192  # batches of up to so many rows may share a frame
@@ -237,6 +237,7 @@ class LoggedCommitter(Committer):
         self._stop_syncing.set()
         if self._syncer is not None:
             self._syncer.join()
+        self.__dict__.pop("_checkpoints", None)  # it knows this committer: each would keep the other, and the memory
 
     def _put(self, request: Request) -> Any:
         """Queue a request and wait for its outcome; an interrupt is raised when that is known, or at a second one."""
@@ -410,7 +411,7 @@ class LoggedCommitter(Committer):
             known_lsn=int(state[STATE_COMMITTED]),
             live=int(state[STATE_LIVE]),
             supply=int(state[STATE_SUPPLY_LO]) | int(state[STATE_SUPPLY_HI]) << 64,
-            wall_time_ns=time.time_ns(),
+            wall_time_ns=wall_time_ns(),
         )
         self._next_lsn += 1
         self._checkpoints.notice()

@@ -31,7 +31,8 @@ from ledger.layout import (
     STATE_SUPPLY_LO,
     STATE_TAINTED,
 )
-from ledger.storage.shard import INDEX, RECORDS, Shards
+from ledger.storage.image import INDEX, RECORDS
+from ledger.storage.shard import Shards
 
 Progress = Callable[[str, int, int], None]  # what, done, of
 REBUILD_PIECE = 1 << 18
@@ -134,7 +135,7 @@ class Passes:
     def _check_index(self, shard: int, progress: Progress | None) -> bool:
         if self._word(shard, SHARD_CHECKED):
             return True
-        whole = shard not in self.shards.broken_indexes and self.index_is_whole(shard)
+        whole = shard not in self.shards.image.broken_indexes and self.index_is_whole(shard)
         if not whole:
             self.rebuild(shard, progress)
         self.view.shards[shard * SHARD_WORDS + SHARD_CHECKED] = 1
@@ -176,7 +177,7 @@ class Passes:
             if status < 0:
                 raise CorruptIndexError(
                     f"shard {shard} holds a key that belongs to another shard",
-                    path=shards.file_path(shard, RECORDS), shard=shard,
+                    path=shards.image.file_path(shard, RECORDS), shard=shard,
                 )  # fmt: skip
             if progress is not None:
                 progress(f"rebuild index of shard {shard}", end, used)
@@ -196,7 +197,7 @@ class Passes:
         if status < 0:
             raise CorruptIndexError(
                 f"the index of shard {shard} names a slot that is not given out",
-                path=self.shards.file_path(shard, INDEX), shard=shard,
+                path=self.shards.image.file_path(shard, INDEX), shard=shard,
             )  # fmt: skip
         return distances
 
@@ -263,7 +264,7 @@ def corrupt_record(shards: Shards, shard: int, slot: int) -> CorruptRecordError:
     offset = 4096 + slot * RECORD_BYTES
     return CorruptRecordError(
         f"the record in slot {slot} of shard {shard} fails its checksum",
-        path=shards.file_path(shard, RECORDS), offset=offset, shard=shard, slot=slot,
+        path=shards.image.file_path(shard, RECORDS), offset=offset, shard=shard, slot=slot,
     )  # fmt: skip
 
 

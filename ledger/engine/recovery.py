@@ -102,7 +102,7 @@ def recover(
         return
     start_state(control, shards, control.checkpoint_lsn)
     if report.clean:
-        for shard in sorted(shards.broken_indexes):
+        for shard in sorted(shards.image.broken_indexes):
             passes.check_index(shard, progress)
             report.indexes_rebuilt.append(shard)
     else:
@@ -224,6 +224,7 @@ def _redo(
             progress("redo", scan.frames, 0)
     totals.settle()
     report.frames, report.rows, report.bytes_read = scan.frames, scan.rows, scan.bytes_read
+    report.torn_frames = scan.torn_frames
 
 
 def _cut_at_hole(shards: Shards, passes: Passes, report: RecoveryReport, progress: Progress | None) -> None:

@@ -53,6 +53,8 @@ def stats_rows(path: Path, control: Control, found: LedgerStats) -> list[tuple[s
         closed = f"not closed; {recovery.frames:,} frames ({recovery.rows:,} rows) were replayed from the log"
     else:
         closed = "not closed; nothing had to be replayed"
+    if recovery.torn_frames:
+        closed += f"; {recovery.torn_frames:,} more were cut off half written"
     fill, load = found.slot_fill, found.load_factor
     rows = [
         ("ledger", str(path)),

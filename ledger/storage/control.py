@@ -14,7 +14,6 @@ Thread-safety: one thread at a time, the one that makes checkpoints.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -40,7 +39,7 @@ from ledger.layout import (
 )
 from ledger.options import DURABILITIES, STORAGES
 from ledger.storage.files import CONTROL_NAME, Files, boot_id
-from ledger.storage.headers import check_file_header, crc32c, decode, encode_file_header, new_header, seal
+from ledger.storage.headers import check_file_header, crc32c, decode, encode_file_header, new_header, seal, wall_time_ns
 
 COPIES: Final = 2
 STAMPS: Final = ("record_stamp", "index_stamp")  # by number of the file of a shard
@@ -319,5 +318,5 @@ class Control:
 
     def _stamp(self) -> None:
         """Note when, and under which run of the kernel, the block was written."""
-        self.written_ns = time.time_ns()
+        self.written_ns = wall_time_ns()
         self.boot_id = boot_id()

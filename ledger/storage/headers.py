@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,11 @@ def crc32c(data: Any) -> int:
     """Return the CRC-32C of a buffer whose length is a multiple of eight bytes."""
     words = np.frombuffer(bytearray(data), np.uint64)
     return int(crc32c_words(words, 0, words.size, 0))
+
+
+def wall_time_ns() -> int:
+    """Return nanoseconds since 1970 for a header, 0 where the clock stands before; nothing but people read them."""
+    return max(0, time.time_ns())
 
 
 def new_header(dtype: np.dtype, magic: int, ledger_id: bytes) -> np.ndarray:

@@ -113,6 +113,8 @@ class LogScan:
         The greatest LSN that a header names as durable.
     frames, rows, bytes_read
         What was accepted.
+    torn_frames
+        Headers of later frames behind the end: of frames that were being written, and were never promised.
     unsure
         ``(sequence, offset, frame_bytes, lsn)`` of accepted frames that no header names as durable.
     hole
@@ -143,7 +145,7 @@ class LogScan:
         self.first_segment = self.sequence = first_segment
         self.offset = BLOCK_BYTES
         self.durable_lsn = lsn
-        self.frames = self.rows = self.bytes_read = 0
+        self.frames = self.rows = self.bytes_read = self.torn_frames = 0
         self.unsure: deque[tuple[int, int, int, int]] = deque()
         self.salvage = salvage
         self.hole: CorruptLogError | None = None
@@ -259,4 +261,5 @@ class LogScan:
                         raise unsupported(header.version, reader.path, at + offset)
                     continue
                 greatest = max(greatest, header.durable_lsn)
+                self.torn_frames += header.lsn > self.lsn
         return greatest

@@ -1,9 +1,7 @@
-"""The shards of a ledger as the kernels see them, and the image files behind them.
+"""The shards of a ledger as the kernels see them: memory over the image files, and the blocks that differ from them.
 
 Invariants:
 
-- shard i has `slots` records in shard_iii.bin and `positions` index words in index_iii.bin, both behind one
-  header block; the files are allocated in full before they are mapped and are never truncated while in use;
 - a block of the image differs from memory only if its dirty byte is set, or a checkpoint that has taken the byte
   is still to write it (storage "private" and "memory");
 - with storage "shared" the kernel writes blocks back when it likes, and the dirty bytes mean nothing.
@@ -11,7 +9,6 @@ Invariants:
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -21,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from ledger.errors import CorruptionError, UnavailableError
+from ledger.errors import UnavailableError
 from ledger.kernels.records import copy_words
 from ledger.layout import (
     BLOCK_BYTES,
@@ -43,7 +40,8 @@ from ledger.layout import (
 )
 from ledger.options import Options
 from ledger.storage.control import Control
-from ledger.storage.files import STATE_NAME, Files, index_name, shard_name
+from ledger.storage.files import STATE_NAME, Files
+from ledger.storage.image import INDEX, RECORDS, Image, run_starts
 from ledger.storage.mapping import (
     MADV_HUGEPAGE,
     MADV_NOHUGEPAGE,
@@ -55,8 +53,6 @@ from ledger.storage.mapping import (
     thp_setting,
 )
 
-RECORDS: Final = 0  # number of the record file of a shard; see JOURNAL_ENTRY
-INDEX: Final = 1
 MERGE_GAP_BLOCKS: Final = 4
 SPARE_SLOTS_MAX: Final = 8192
 SPARE_SHARE: Final = 1 / 16
@@ -156,34 +152,14 @@ class Shards:
         if not writable and self.way == "shared":
             self.way = "private"
         self.notes: list[str] = []
-        self._fds: list[tuple[int, int]] = []
         self.count = control.shards
         self.hugepages = self._grant_hugepages()
-        record_sizes = [BLOCK_BYTES + control.slots(i) * RECORD_BYTES for i in range(self.count)]
-        index_sizes = [BLOCK_BYTES + control.positions(i) * 8 for i in range(self.count)]
+        self.image = Image(files, path, control, writable=writable)
         self._sizes = [
-            (round_up(r, BLOCK_BYTES), round_up(x, BLOCK_BYTES)) for r, x in zip(record_sizes, index_sizes, strict=True)
+            (control.file_bytes(shard, RECORDS), control.file_bytes(shard, INDEX)) for shard in range(self.count)
         ]
         self._offsets = (_offsets([s[0] for s in self._sizes]), _offsets([s[1] for s in self._sizes]))
         self.view: View | None = None
-        self.broken_indexes: set[int] = set()
-        self.newest_stamp = 0  # of the files as they were opened
-
-    # ------------------------------------------------------------ files
-    def file_path(self, shard: int, which: int) -> Path:
-        """Return the path of a shard's record file (0) or index file (1)."""
-        name = shard_name if which == RECORDS else index_name
-        return self.path / name(shard, self.control.generation(shard))
-
-    def create_files(self) -> None:
-        """Make every record and index file, allocated in full; one that is there is emptied first.
-
-        **Durability**: contents and directory entries are durable when this returns.
-        """
-        for shard in range(self.count):
-            for which in (RECORDS, INDEX):
-                self._create_file(shard, which)
-        self.files.sync_directory(self.path)
 
     def open(self) -> View:
         """Open and check every file, map or read it, and return the view for kernels.
@@ -193,26 +169,8 @@ class Shards:
         CorruptionError, WrongLedgerError, UnsupportedVersionError
             A file is missing or short, belongs elsewhere, or is newer.
         """
-        reservations = []
-        for which in (RECORDS, INDEX):
-            offsets = self._offsets[which]
-            reservations.append(Reservation(offsets[-1]))
-        for shard in range(self.count):
-            fds = []
-            for which in (RECORDS, INDEX):
-                path = self.file_path(shard, which)
-                try:
-                    fd, stamp = self.control.open_checked(
-                        self.files, path, shard, which, self._sizes[shard][which], self.writable
-                    )
-                    self.newest_stamp = max(self.newest_stamp, stamp)
-                except CorruptionError:
-                    if which == RECORDS:
-                        raise
-                    fd = self._replace_index(shard)
-                fds.append(fd)
-            self._fds.append((fds[RECORDS], fds[INDEX]))
-        self._reservations = tuple(reservations)
+        self._reservations = tuple(Reservation(self._offsets[which][-1]) for which in (RECORDS, INDEX))
+        self.image.open()
         if self.way == "memory":
             self._read_in()
         else:
@@ -220,32 +178,13 @@ class Shards:
         self.view = self._make_view()
         return self.view
 
-    def _replace_index(self, shard: int) -> int:
-        """Make an empty index file in the place of one that is missing, short or damaged; -1 where read-only."""
-        self.broken_indexes.add(shard)
-        if not self.writable:
-            return -1
-        self._create_file(shard, INDEX)
-        self.files.sync_directory(self.path)
-        return self.files.open(self.file_path(shard, INDEX), os.O_RDWR)
-
-    def _create_file(self, shard: int, which: int) -> None:
-        """Make one file, zeroed and allocated in full, with its header; its contents are durable then."""
-        fd = self.files.open(self.file_path(shard, which), os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        try:
-            self.files.preallocate(fd, self._sizes[shard][which])
-            self.files.pwrite(fd, self.control.file_header(shard, which), 0)
-            self.files.fdatasync(fd)
-        finally:
-            self.files.close(fd)
-
     def _map_files(self) -> None:
         """Map each file in its place, with the huge page advice that was asked for."""
         for which in (RECORDS, INDEX):
             for shard in range(self.count):
                 offset, size = self._offsets[which][shard], self._sizes[shard][which]
                 reservation = self._reservations[which]
-                fd = self._fds[shard][which]
+                fd = self.image.fds[shard][which]
                 if fd < 0:
                     reservation.map_memory(offset, size)
                     continue
@@ -277,9 +216,9 @@ class Shards:
                 else:
                     wanted = self._sizes[shard][which] if used else 0
                 start = self._offsets[which][shard]
-                if self._fds[shard][which] < 0:
-                    continue
-                self.files.pread_into(self._fds[shard][which], memory[start : start + wanted], 0)
+                fd = self.image.fds[shard][which]
+                if fd >= 0:
+                    self.files.pread_into(fd, memory[start : start + wanted], 0)
 
     def _make_view(self) -> View:
         """Fill in the descriptors and wrap everything for the kernels."""
@@ -394,7 +333,7 @@ class Shards:
                 np.array(
                     [
                         (self._offsets[which][shard] + first * BLOCK_BYTES, blocks * BLOCK_BYTES, at)
-                        for (shard, kind, first, blocks), at in zip(runs, _starts(runs), strict=True)
+                        for (shard, kind, first, blocks), at in zip(runs, run_starts(runs), strict=True)
                         if kind == which
                     ],
                     np.int64,
@@ -414,30 +353,6 @@ class Shards:
                 found[which, shard] = blocks[start : start + self._sizes[shard][which] // BLOCK_BYTES].any()
         return found[RECORDS], found[INDEX]
 
-    def write_stamps(self, touched: tuple[np.ndarray, np.ndarray], lsn: int) -> None:
-        """Name the checkpoint in the header of each file that it changes; a sync of their blocks comes later.
-
-        The log was made durable through `lsn` before: a stamp says that the file may hold what came up to it.
-        """
-        for which in (RECORDS, INDEX):
-            for shard in np.flatnonzero(touched[which]).tolist():
-                header = self.control.file_header(shard, which, lsn)
-                self.files.pwrite(self._fds[shard][which], header, 0)
-
-    def write_runs(self, runs: list[tuple[int, int, int, int]], data: np.ndarray) -> None:
-        """Write blocks that `copy_runs` has copied in place, and sync their files.
-
-        **Durability**: durable when this returns. The log was durable through the newest frame in them before.
-        """
-        touched = set()
-        view = memoryview(data)
-        for (shard, which, first, blocks), at in zip(runs, _starts(runs), strict=True):
-            fd = self._fds[shard][which]
-            self.files.pwrite(fd, view[at : at + blocks * BLOCK_BYTES], first * BLOCK_BYTES)
-            touched.add(fd)
-        for fd in sorted(touched):
-            self.files.fdatasync(fd)
-
     def write_dirty(self, dirty: Dirty) -> int:
         """Write dirty blocks in place from where they lie and sync the files; returns the bytes written.
 
@@ -446,19 +361,13 @@ class Shards:
         written = 0
         touched = set()
         for shard, which, first, blocks in self.dirty_runs(dirty):
-            fd = self._fds[shard][which]
             data = self.block_bytes(shard, which, first, blocks)
             for at in range(0, len(data), PIECE_BYTES):
-                self.files.pwrite(fd, data[at : at + PIECE_BYTES], first * BLOCK_BYTES + at)
+                self.image.write(shard, which, first + at // BLOCK_BYTES, data[at : at + PIECE_BYTES])
             written += len(data)
-            touched.add(fd)
-        for fd in sorted(touched):
-            self.files.fdatasync(fd)
+            touched.add((shard, which))
+        self.image.sync(touched)
         return written
-
-    def write_block(self, shard: int, which: int, block: int, data: bytes) -> None:
-        """Write one block in place, as a journal is replayed; the caller syncs with `sync_files`."""
-        self.files.pwrite(self._fds[shard][which], data, block * BLOCK_BYTES)
 
     def refresh_used(self) -> None:
         """Take the slots given out from the control block again, after a journal changed it."""
@@ -475,12 +384,6 @@ class Shards:
         state = np.zeros(BLOCK_BYTES // 8, np.uint64)
         state[STATE_COMMITTED], state[STATE_EPOCH] = lsn, epoch
         self.files.write_whole(self.path / STATE_NAME, state.tobytes())
-
-    def sync_files(self) -> None:
-        """Make what was written to all shard and index files durable."""
-        for pair in self._fds:
-            for fd in pair:
-                self.files.fdatasync(fd)
 
     def mark_all_dirty(self, which: int, shard: int, items: int, item_bytes: int) -> None:
         """Mark the blocks of the first `items` items of a file dirty."""
@@ -501,11 +404,6 @@ class Shards:
         first = (self._offsets[RECORDS][shard] + BLOCK_BYTES) // 8
         return self.view.records[first : first + slots * RECORD_WORDS].reshape(slots, RECORD_WORDS)
 
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of all record and index files."""
-        return sum(sum(sizes) for sizes in self._sizes)
-
     def coverage(self) -> tuple[Coverage, Coverage]:
         """Return what is resident and huge, of the records and of the index."""
         records, index = read_coverage(*(reservation.span for reservation in self._reservations))
@@ -517,19 +415,9 @@ class Shards:
             for shard in range(self.count):
                 self._reservations[which].advise(self._offsets[which][shard], self._sizes[shard][which], MADV_WILLNEED)
 
-    def drop_cache(self) -> None:
-        """Ask the kernel to forget clean cached pages of the files (for measuring cold starts)."""
-        for pair in self._fds:
-            for fd in pair:
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
     def close(self) -> None:
         """Close the files; the memory goes when the last array over it goes."""
-        for pair in self._fds:
-            for fd in pair:
-                if fd >= 0:
-                    self.files.close(fd)
-        self._fds = []
+        self.image.close()
         self.view = None
         self._reservations = ()
 
@@ -551,11 +439,6 @@ class Shards:
             raise UnavailableError(reason, field="hugepages")
         self.notes.append(reason)
         return "off"
-
-
-def _starts(runs: list[tuple[int, int, int, int]]) -> list[int]:
-    """Return where each run begins when they lie one behind the other, in bytes."""
-    return list(itertools.accumulate((run[3] * BLOCK_BYTES for run in runs[:-1]), initial=0)) if runs else []
 
 
 def _offsets(sizes: list[int]) -> list[int]:
