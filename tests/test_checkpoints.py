@@ -218,6 +218,22 @@ def test_a_submitted_batch_that_is_refused_does_not_hold_back_the_next(tmp_path)
                 call()
 
 
+def test_of_submitted_batches_that_wait_together_each_is_refused_or_not_by_itself(tmp_path):
+    with GeometricLedger.open(tmp_path, small_options(capacity=40, shards=1)) as ledger:
+        with ledger._gate:  # the first frame cannot be applied meanwhile, so that the others wait together
+            futures = [ledger.submit_batch(make_accounts(seed, 10, first=10 * seed)) for seed in range(8)]
+            futures.append(ledger.submit_batch(make_accounts(9, 40)))
+            assert not any(future.cancel() for future in futures)
+        refused = [isinstance(future.exception(), CapacityError) for future in futures]
+        assert [False] * 4 + [True] * 4 + [False] == refused
+        model = Model()
+        for seed in range(4):
+            model.update_batch(make_accounts(seed, 10, first=10 * seed))
+        model.update_batch(make_accounts(9, 40))
+        assert model.state_hash() == ledger.state_hash()
+        ledger.submit_batch(make_accounts(9, 1)).result()
+
+
 def test_after_a_failed_write_every_future_has_the_error(tmp_path):
     files = FaultyFiles()
     ledger = GeometricLedger.open(tmp_path, small_options(), files=files)

@@ -20,11 +20,13 @@ from ledger.engine.commit import Committer, stopped
 from ledger.errors import BatchTooLargeError, CapacityError, FailStopError
 from ledger.kernels.batch_write import publish
 from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
-from ledger.storage.frames import frame_bytes
+from ledger.storage.frames import ROW_BYTES, frame_bytes
 from ledger.storage.headers import wall_time_ns
 from ledger.storage.log import Log
 
 SHARED_FRAME_ROWS = 8192  # batches of up to so many rows may share a frame
+BUNDLE_ROWS = 32_768  # of submitted batches that share a frame
+LOG_SHARE = 8  # a bundle takes no more than this part of the log
 SUBMITTED_ROWS_MAX = 131_072  # rows of submitted batches under way before `submit` waits
 INTERRUPT_WAIT_S = 10.0
 
@@ -43,12 +45,27 @@ class Checkpoints(Protocol):
         """See to it that the next frame fits; calls `serve` while it waits."""
 
 
+class Submitted(Future[int]):
+    """What `submit` returns: a batch that was handed over cannot be called back."""
+
+    def cancel(self) -> bool:
+        """Do nothing and say so."""
+        return False
+
+    def tell(self, lsn: int, error: BaseException | None) -> None:
+        """Settle it; each future of a stopped writer gets an error of its own, with its own traceback."""
+        if error is None:
+            self.set_result(lsn)
+        else:
+            self.set_exception(stopped(error) if isinstance(error, FailStopError) else error)
+
+
 class Request:
     """One batch, or a call to make while nothing is under way, on its way through the committer."""
 
     __slots__ = (
-        "buffer", "call", "deletes", "done", "early", "error", "future", "known", "queued", "result", "rows", "size",
-        "spread",
+        "batches", "buffer", "call", "deletes", "done", "early", "error", "future", "known", "queued", "result", "rows",
+        "size", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -58,8 +75,9 @@ class Request:
         call: Callable[[], Any] | None = None,
         *,
         early: bool = False,
-        future: Future[int] | None = None,
+        future: Submitted | None = None,
     ) -> None:
+        self.batches = 1
         self.rows = rows
         self.deletes = deletes
         self.size = len(rows) + len(deletes)
@@ -77,15 +95,16 @@ class Request:
     def settle(self) -> None:
         """Say that the outcome is known."""
         self.known = True
-        future, self.future = self.future, None
-        if future is not None and future.set_running_or_notify_cancel():
-            if self.error is None:
-                future.set_result(self.result)
-            else:
-                future.set_exception(self.error)
-                self.error = None
+        self._tell()
         self.rows = self.deletes = NO_DELETES  # whoever keeps the request does not keep its batch
         self.done.release()
+
+    def _tell(self) -> None:
+        """Give the outcome to whoever holds a future."""
+        future, self.future = self.future, None
+        if future is not None:
+            future.tell(self.result, self.error)
+            self.error = None
 
     def wait_known(self) -> None:
         """Wait until the outcome is known, and leave it to others."""
@@ -107,6 +126,52 @@ class Request:
         """Wait for the outcome once more after an interrupt, unless the request never got as far as the queue."""
         if self.queued and not self.known and not self.done.acquire(timeout=INTERRUPT_WAIT_S):
             raise KeyboardInterrupt("the batch goes on; whether it was committed is not known yet")
+
+
+class Bundle(Request):
+    """Submitted batches that were put one behind the other into a log buffer; more are added until it is taken.
+
+    Each costs its caller a copy and a future, and the committer nothing but telling the future.
+    """
+
+    __slots__ = ("all_rows", "parts")
+
+    def __init__(self, buffer: Any, limit: int) -> None:
+        super().__init__(NO_DELETES, NO_DELETES)
+        self.batches = 0
+        self.buffer = buffer
+        self.all_rows = buffer.rows_view(limit)
+        self.parts: list[tuple[Submitted, int, int]] = []
+
+    def add(self, rows: np.ndarray, future: Submitted) -> bool:
+        """Add a batch if there is room; an interrupt on the way leaves the others what they were."""
+        start, stop = self.size, self.size + len(rows)
+        if stop > len(self.all_rows):
+            return False
+        self.all_rows[start:stop] = rows
+        self.size = stop
+        self.parts.append((future, start, stop))
+        return True
+
+    def close(self, applier: Applier) -> None:
+        """Take it as it is; nothing is added any more."""
+        self.rows = self.all_rows[: self.size]
+        self.batches = len(self.parts)
+        self.spread = applier.spread(self.rows, 2)
+
+    def singles(self, applier: Applier) -> list[Request]:
+        """Give its batches up to requests of their own."""
+        parts, self.parts = self.parts, []
+        requests = [Request(self.all_rows[start:stop].copy(), NO_DELETES, future=f) for f, start, stop in parts]
+        for request in requests:
+            request.spread = applier.spread(request.rows, 2)
+        return requests
+
+    def _tell(self) -> None:
+        parts, self.parts = self.parts, []
+        for future, _, _ in parts:
+            future.tell(self.result, self.error)
+        self.error = None
 
 
 class Frame:
@@ -163,6 +228,8 @@ class LoggedCommitter(Committer):
         self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._waiting: collections.deque[Request | None] = collections.deque()
         self._close_lock = threading.Lock()
+        self._bundle: Bundle | None = None  # the newest one, while batches may be added to it
+        self._bundle_rows = min(rows_max, BUNDLE_ROWS, log.store.bytes_max // LOG_SHARE // ROW_BYTES)
         self._submitted: collections.deque[Request] = collections.deque()
         self._submitted_rows = 0
         self._submit_lock = threading.Lock()
@@ -194,25 +261,39 @@ class LoggedCommitter(Committer):
             request.rows, request.deletes = request.rows.copy(), request.deletes.copy()
         return request
 
-    def submit(self, rows: np.ndarray, deletes: np.ndarray) -> Future[int]:
-        """Stage a batch in this thread, hand it to the committer and return.
+    def submit(self, rows: np.ndarray, deletes: np.ndarray) -> Submitted:
+        """Hand a batch over and return; small ones are put together.
 
-        Waits for the oldest batch while more rows are under way than two frames hold.
+        Waits for the oldest batch while more rows are under way than a few frames hold.
         """
-        future: Future[int] = Future()
-        request = self._ready(Request(rows, deletes, future=future))
+        future = Submitted()
+        alone = None
+        if len(deletes) or len(rows) > min(self._bundle_rows, SHARED_FRAME_ROWS):
+            alone = self._ready(Request(rows, deletes, future=future))
         with self._submit_lock:
-            submitted = self._submitted
-            while submitted and (submitted[0].known or self._submitted_rows > SUBMITTED_ROWS_MAX):
-                oldest = submitted.popleft()
-                oldest.wait_known()
-                self._submitted_rows -= oldest.size
+            self._hold_back()
             with self._close_lock:
                 self.check_open()
-                self._queue.put(request)
-            submitted.append(request)
-            self._submitted_rows += request.size
+                if alone is not None:
+                    self._bundle = None  # what comes later stays behind it
+                    self._queue.put(alone)
+                    self._submitted.append(alone)
+                elif self._bundle is None or not self._bundle.add(rows, future):
+                    bundle = Bundle(self._log.buffer(self._bundle_rows, 0), self._bundle_rows)
+                    bundle.add(rows, future)
+                    self._queue.put(bundle)
+                    self._bundle = bundle
+                    self._submitted.append(bundle)
+            self._submitted_rows += len(rows) + len(deletes)
         return future
+
+    def _hold_back(self) -> None:
+        """Forget submitted batches whose outcome is known, and wait for that of the oldest if there are many."""
+        submitted = self._submitted
+        while submitted and (submitted[0].known or self._submitted_rows > SUBMITTED_ROWS_MAX):
+            oldest = submitted.popleft()
+            oldest.wait_known()
+            self._submitted_rows -= oldest.size
 
     def pause(self, function: Callable[[], Any], *, early: bool = False) -> Any:
         """Call `function` in the committer's thread while no frame is under way.
@@ -317,9 +398,18 @@ class LoggedCommitter(Committer):
                 self._waiting.append(self._queue.get())
             self._look()
             request = self._waiting.popleft()
+            self._close_bundle(request)
             if request is None or self._failed is None:
                 return request
             self._refuse([request])
+
+    def _close_bundle(self, request: Request | None) -> None:
+        """See to it that nothing is added any more to what is about to be a frame."""
+        if isinstance(request, Bundle) and not request.batches:
+            with self._close_lock:
+                if self._bundle is request:
+                    self._bundle = None
+            request.close(self._applier)
 
     def _start_alone(self, request: Request) -> Frame | None:
         """Start a frame while none is under way: plan, make room in the log, write."""
@@ -329,7 +419,12 @@ class LoggedCommitter(Committer):
             requests = self._gather(request)
             return self._start(requests, room=True)
         except (CapacityError, BatchTooLargeError) as error:
-            self._answer(requests, error)
+            if isinstance(request, Bundle):  # each of its batches is refused, or not, by itself
+                self._waiting.extendleft(reversed(request.singles(self._applier)))
+                self._log.release(request.buffer)
+                request.settle()
+            else:
+                self._answer(requests, error)
             return None
         except BaseException as error:
             self.fail(error)
@@ -340,6 +435,7 @@ class LoggedCommitter(Committer):
         """Start a frame while `current` is under way, if one waits and nothing speaks against it."""
         self._look()
         request = self._waiting[0] if self._waiting else None
+        self._close_bundle(request)
         if (
             request is None
             or request.call is not None
@@ -406,7 +502,7 @@ class LoggedCommitter(Committer):
             lsn=frame.lsn,
             rows=len(frame.rows),
             deletes=len(frame.deletes),
-            batches=len(requests),
+            batches=sum(r.batches for r in requests),
             durable_lsn=self.durable_lsn,
             known_lsn=int(state[STATE_COMMITTED]),
             live=int(state[STATE_LIVE]),
