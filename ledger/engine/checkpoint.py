@@ -30,6 +30,7 @@ import numpy as np
 
 from ledger.errors import ClosedError
 from ledger.layout import (
+    BLOCK_BYTES,
     SHARD_CHECKED,
     SHARD_SUM,
     SHARD_USED,
@@ -42,12 +43,14 @@ from ledger.layout import (
 from ledger.options import Options
 from ledger.storage.control import STAMPS, Control
 from ledger.storage.files import JOURNAL_NAME, Files
+from ledger.storage.image import INDEX, RECORDS, groups
 from ledger.storage.journal import write_journal
 from ledger.storage.log import Log, Mark
 from ledger.storage.shard import Dirty, Shards
 
 PIECE_BYTES = 1024 * 1024  # copied at a time while writers go on
-REST = 1.0  # time between two pieces, in times of what the last one took
+GENTLY = (8, 64)  # runs and blocks that are under way at once, so that a frame of the log does not wait behind many
+REST = 1.0  # time between two groups of them, in times of what the last one took
 REST_MAX_S = 0.1
 SETTLE_WAIT_S = 0.001
 REDO_BYTES_PER_S = 64 * 1024 * 1024  # taken until a recovery has told
@@ -258,7 +261,7 @@ class Checkpointer:
         Parameters
         ----------
         paced : bool
-            Rest between pieces, so that writers keep most of the disk and of the processor.
+            Write little at a time and rest between, so that writers keep most of the disk and of the processor.
 
         Raises
         ------
@@ -298,19 +301,23 @@ class Checkpointer:
         """Write the blocks of the map in place, whatever state they have come to."""
         if not len(self._buffer):
             self._buffer = np.frombuffer(mmap.mmap(-1, PIECE_BYTES), np.uint8)
-        stamped = False
+        image, stamped = self._shards.image, False
         for runs in self._shards.pieces(begun.dirty, PIECE_BYTES):
-            start = time.perf_counter()
             self._shards.copy_runs(runs, self._buffer)
             self._settle()
             if not stamped:
-                self._shards.image.write_stamps(begun.touched, begun.lsn)
+                image.write_stamps(begun.touched, begun.lsn)
                 stamped = True
-            self._shards.image.write_runs(runs, self._buffer)
-            self.bytes_written += sum(run[3] for run in runs) * 4096
-            if paced and not (self._hurry or self._stopped):
-                time.sleep(min(REST_MAX_S, REST * (time.perf_counter() - start)))
+            gently = paced and not (self._hurry or self._stopped)
+            for group in groups(runs, *(GENTLY if gently else (PIECE_BYTES, PIECE_BYTES))):
+                start = time.perf_counter()
+                image.write_group(group, self._buffer)
+                if gently and not (self._hurry or self._stopped):
+                    time.sleep(min(REST_MAX_S, REST * (time.perf_counter() - start)))
+            self.bytes_written += sum(run[3] for run in runs) * BLOCK_BYTES
         self._settle()
+        for which in (RECORDS, INDEX):
+            image.sync((shard, which) for shard in np.flatnonzero(begun.touched[which]).tolist())
 
     def _settle(self) -> None:
         """Wait until the log, and totals as of what was applied so far, are durable."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ from ledger.storage.files import Files, index_name, shard_name
 
 RECORDS: Final = 0  # number of the record file of a shard; see JOURNAL_ENTRY
 INDEX: Final = 1
+Run = tuple[int, int, int, int]  # shard, file, first block, blocks
+Group = list[tuple[int, int, int, int, int]]  # runs of one file, and where each lies in a buffer
 
 
 class Image:
@@ -118,17 +120,16 @@ class Image:
         """Write blocks in place; durable after `sync`."""
         self.files.pwrite(self.fds[shard][which], data, block * BLOCK_BYTES)
 
-    def write_runs(self, runs: list[tuple[int, int, int, int]], data: np.ndarray) -> None:
-        """Write blocks that lie in `data` one run behind the other, and sync their files.
+    def write_group(self, group: Group, data: np.ndarray) -> None:
+        """Write some runs of one file and let them reach the device; durable after `sync`.
 
-        **Durability**: durable when this returns. The log was durable through the newest frame in them before.
+        The log was made durable through the newest frame in them before.
         """
-        touched = set()
         view = memoryview(data)
-        for (shard, which, first, blocks), at in zip(runs, run_starts(runs), strict=True):
+        for shard, which, first, blocks, at in group:
             self.write(shard, which, first, view[at : at + blocks * BLOCK_BYTES])
-            touched.add((shard, which))
-        self.sync(touched)
+        first, stop = group[0][2], group[-1][2] + group[-1][3]
+        self.files.write_back(self.fds[group[0][0]][group[0][1]], first * BLOCK_BYTES, (stop - first) * BLOCK_BYTES)
 
     def write_stamps(self, touched: tuple[np.ndarray, np.ndarray], lsn: int) -> None:
         """Name the checkpoint in the header of each file that it changes; a sync of their blocks comes later.
@@ -159,6 +160,22 @@ class Image:
         self.fds = []
 
 
-def run_starts(runs: list[tuple[int, int, int, int]]) -> list[int]:
+def groups(runs: Iterable[Run], runs_max: int, blocks_max: int) -> Iterator[Group]:
+    """Yield runs that lie in a buffer one behind the other in groups of one file each, cut where they are too long."""
+    group: Group = []
+    room, at = blocks_max, 0
+    for shard, which, first, blocks in runs:
+        while blocks:
+            if group and (group[0][:2] != (shard, which) or len(group) == runs_max or not room):
+                yield group
+                group, room = [], blocks_max
+            count = min(blocks, room)
+            group.append((shard, which, first, count, at))
+            first, blocks, room, at = first + count, blocks - count, room - count, at + count * BLOCK_BYTES
+    if group:
+        yield group
+
+
+def run_starts(runs: list[Run]) -> list[int]:
     """Return where each run begins when they lie one behind the other, in bytes."""
     return list(itertools.accumulate((run[3] * BLOCK_BYTES for run in runs[:-1]), initial=0)) if runs else []

@@ -41,7 +41,7 @@ from ledger.layout import (
 from ledger.options import Options
 from ledger.storage.control import Control
 from ledger.storage.files import STATE_NAME, Files
-from ledger.storage.image import INDEX, RECORDS, Image, run_starts
+from ledger.storage.image import INDEX, RECORDS, Image, Run, run_starts
 from ledger.storage.mapping import (
     MADV_HUGEPAGE,
     MADV_NOHUGEPAGE,
@@ -281,7 +281,7 @@ class Shards:
         view.index_dirty[:] = 0
         return dirty
 
-    def dirty_runs(self, dirty: Dirty) -> Iterator[tuple[int, int, int, int]]:
+    def dirty_runs(self, dirty: Dirty) -> Iterator[Run]:
         """Yield (shard, file, first block, blocks) of dirty blocks, neighbours and near ones merged."""
         for which, blocks_of in ((RECORDS, dirty.records), (INDEX, dirty.index)):
             for shard in range(self.count):
@@ -306,10 +306,10 @@ class Shards:
             for shard in range(self.count):
                 self._reservations[which].msync(self._offsets[which][shard], self._sizes[shard][which])
 
-    def pieces(self, dirty: Dirty, piece_bytes: int) -> Iterator[list[tuple[int, int, int, int]]]:
+    def pieces(self, dirty: Dirty, piece_bytes: int) -> Iterator[list[Run]]:
         """Yield the runs of `dirty_runs`, cut and put together into pieces of at most `piece_bytes`."""
         blocks_max = piece_bytes // BLOCK_BYTES
-        piece: list[tuple[int, int, int, int]] = []
+        piece: list[Run] = []
         room = blocks_max
         for shard, which, first, blocks in self.dirty_runs(dirty):
             while blocks:
@@ -322,7 +322,7 @@ class Shards:
         if piece:
             yield piece
 
-    def copy_runs(self, runs: list[tuple[int, int, int, int]], out: np.ndarray) -> None:
+    def copy_runs(self, runs: list[Run], out: np.ndarray) -> None:
         """Copy blocks to `out` (uint8), one run behind the other, while kernels may write them.
 
         A cell that is being written arrives torn, which its seal tells; an index word is copied whole.
