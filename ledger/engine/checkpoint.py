@@ -49,8 +49,8 @@ from ledger.storage.log import Log, Mark
 from ledger.storage.shard import Dirty, Shards
 
 PIECE_BYTES = 1024 * 1024  # copied at a time while writers go on
-GENTLY = (8, 64)  # runs and blocks that are under way at once, so that a frame of the log does not wait behind many
-REST = 1.0  # time between two groups of them, in times of what the last one took
+GENTLY = (8, 16)  # runs and blocks that are under way at once, so that a frame of the log does not wait behind many
+REST = 1.5  # time between two groups of them, in times of what the last one took
 REST_MAX_S = 0.1
 SETTLE_WAIT_S = 0.001
 REDO_BYTES_PER_S = 64 * 1024 * 1024  # taken until a recovery has told
