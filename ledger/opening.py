@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ledger.engine.apply import Applier
-from ledger.engine.checkpoint import take_checkpoint
+from ledger.engine.checkpoint import name_totals, take_checkpoint
 from ledger.engine.passes import Passes, Progress
 from ledger.engine.pool import Pool
 from ledger.engine.recovery import (
@@ -251,6 +251,8 @@ class Opener:
             committed = int(self.shards.view.state[STATE_COMMITTED])
             if self.log.lsn < committed:
                 self.log.lsn = self.log.durable_lsn = committed  # mapped files were ahead of their last checkpoint
+            if committed > control.totals_lsn and not control.was_mapped and self._must_be_whole():
+                name_totals(self.files, self.path, control, self.shards.view.state)
         control.clean = False
         control.durability, control.storage = options.durability, options.storage
         control.log_segment_bytes = options.log_segment_bytes

@@ -99,6 +99,15 @@ def totals(state: np.ndarray) -> tuple[int, int, int]:
     return int(state[STATE_COMMITTED]), int(state[STATE_LIVE]), supply
 
 
+def name_totals(files: Files, path: Path, control: Control, state: np.ndarray) -> None:
+    """Let the control block name totals as of the newest commit; the log is durable through it.
+
+    **Durability**: durable when this returns.
+    """
+    control.totals_lsn, control.live, control.supply = totals(state)
+    control.write(files, path)
+
+
 def set_control(control: Control, begun: Begun) -> None:
     """Let the control block, in memory only, name a checkpoint whose blocks are durable or in a journal."""
     control.checkpoint_lsn = begun.lsn
@@ -120,7 +129,7 @@ def take_checkpoint(files: Files, path: Path, control: Control, shards: Shards, 
     files, path, control, shards
         Of the ledger.
     log : Log or None
-        None in the modes without one.
+        None in the modes without one. Totals as of its newest frame are durable, see `name_totals`.
 
     Returns
     -------
@@ -291,6 +300,8 @@ class Checkpointer:
             return self._take_still()
 
     def _take_still(self) -> int:
+        if self._log.sync() > max(self._log.known_lsn, self._control.totals_lsn):
+            name_totals(self._files, self._path, self._control, self._state)
         lsn = take_checkpoint(self._files, self._path, self._control, self._shards, self._log)
         self._kept_from = self._log.bytes_written
         self._asked = False
@@ -337,12 +348,10 @@ class Checkpointer:
     def _note_totals(self, newest: int) -> bool:
         """Write totals to the control block, if `newest` is published; writers may rest for ever after it."""
         with self._gate:
-            lsn, live, supply = totals(self._state)
-        if lsn < newest:
+            state = self._state.copy()
+        if totals(state)[0] < newest:
             return False
-        control = self._control
-        control.totals_lsn, control.live, control.supply = lsn, live, supply
-        control.write(self._files, self._path)
+        name_totals(self._files, self._path, self._control, state)
         return True
 
     def _end(self, begun: Begun) -> None:
