@@ -4,6 +4,8 @@ Invariants:
 
 - `write` goes to the copy that does not count, and that copy counts only once it is durable; torn half way,
   the other one still stands;
+- a copy that was read may be in the page cache alone, where a sync of it has failed: the first `write` makes it durable
+  before it touches the other one;
 - the copy with the greater sequence counts; both are equal at creation;
 - control.bin gets its name only when all that it points to is durable: a folder without it is no ledger;
 - a copy of a newer version is an error of its own, and nothing is written over it.
@@ -91,6 +93,7 @@ class Control:
     written_ns: int = 0
     _copy: int = field(default=0, repr=False)
     _failed: OSError | None = field(default=None, repr=False)
+    _unsure: bytes = field(default=b"", repr=False)
 
     # ------------------------------------------------------------ shards
     @property
@@ -269,6 +272,7 @@ class Control:
                 control = cls.decode(data, name, offset)
                 if control is not None:
                     control._copy = copy
+                    control._unsure = data[: round_up(CONTROL.itemsize + control.table.nbytes, BLOCK_BYTES)]
                     found.append(control)
         finally:
             files.close(fd)
@@ -307,8 +311,12 @@ class Control:
         try:
             fd = files.open(path / CONTROL_NAME, os.O_RDWR)
             try:
+                if self._unsure:
+                    files.pwrite(fd, self._unsure, self._copy * CONTROL_COPY_BYTES)
+                    files.fdatasync(fd)  # the copy that counts
+                    self._unsure = b""
                 files.pwrite(fd, self.encode(), copy * CONTROL_COPY_BYTES)
-                files.fdatasync(fd)
+                files.fdatasync(fd)  # the copy that counts from now on
             finally:
                 files.close(fd)
         except OSError as error:

@@ -3,54 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
 from ledger.engine import checkpoint
-from ledger.storage import log, log_reader, shard
-from tests.crash.recorder import Recorder
-
-
-class AcknowledgesUnwritten(Recorder):
-    """Takes a log write for durable before it is."""
-
-    def finish_write(self, handle):
-        handle[2].finish()
-
-
-class ForgetsFolders(Recorder):
-    """Never syncs a folder."""
-
-    def sync_directory(self, path):
-        pass
-
-
-class ForgetsImage(Recorder):
-    """Never syncs records and indexes."""
-
-    def _sync(self, fd, sync):
-        name = next((name for name, number in self._inodes.items() if number == self._fds[fd]), "")
-        if not name.startswith(("shard_", "index_")):
-            super()._sync(fd, sync)
-
-
-class ForgetsLogSync(Recorder):
-    """Never syncs the log in mode "async"."""
-
-    def _sync(self, fd, sync):
-        name = next((name for name, number in self._inodes.items() if number == self._fds[fd]), "")
-        if not name.endswith(".seg"):
-            super()._sync(fd, sync)
-
-
-class ForgetsControl(Recorder):
-    """Never syncs the control block."""
-
-    def _sync(self, fd, sync):
-        name = next((name for name, number in self._inodes.items() if number == self._fds[fd]), "")
-        if name != "control.bin":
-            super()._sync(fd, sync)
+from ledger.storage import control, log, log_reader, shard
+from tests.crash import cuts
+from tests.crash.recorder import Lying, Recorder, Retrying
 
 
 @contextlib.contextmanager
@@ -117,29 +79,86 @@ def blocks_forgotten() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def totals_left_behind() -> Iterator[None]:
+    """Write blocks whose frames are durable, before totals as of those frames are."""
+
+    def settle(self):
+        newest = self._log.lsn
+        while self._log.sync() < newest:
+            self._check()
+
+    with mock.patch.object(checkpoint.Checkpointer, "_settle", settle):
+        yield
+
+
+@contextlib.contextmanager
+def control_in_place() -> Iterator[None]:
+    """Write the control block over the copy that counts."""
+    original = control.Control.write
+
+    def write(self, files, path):
+        self._copy = 1 - self._copy
+        original(self, files, path)
+
+    with mock.patch.object(control.Control, "write", write):
+        yield
+
+
 @dataclass(frozen=True)
 class Canary:
-    """A wrong engine, and the mode in which it shows."""
+    """A wrong engine, and the mode and the workload in which it shows; no workload: each sync fails once."""
 
     name: str
     kind: tuple[str, str]
-    make_files: type[Recorder] = Recorder
+    make_files: Callable[[Path], Recorder] = Recorder
     patch: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
     patch_recovery: bool = False
-    killed: bool = False
+    work: Callable[..., None] | None = cuts.steady_work
+
+
+def lying(about: str) -> Callable[[Path], Recorder]:
+    """Return what makes a disk that lies about syncs of some paths."""
+    return functools.partial(Lying, about=about)
 
 
 SYNC, ASYNC, NONE = ("sync", "private"), ("async", "private"), ("none", "private")
 CANARIES = (
-    Canary("acknowledges before the write is durable", SYNC, AcknowledgesUnwritten),
-    Canary("syncs no folder", SYNC, ForgetsFolders),
-    Canary("control block before the blocks are durable", SYNC, ForgetsImage),
-    Canary("never syncs the log", ASYNC, ForgetsLogSync),
-    Canary("never syncs the control block", SYNC, ForgetsControl),
+    Canary("acknowledges before the write is durable", SYNC, lying(r"\.seg$")),
+    Canary("syncs no folder", SYNC, lying("/$")),
+    Canary("control block before the blocks are durable", SYNC, lying("^(shard|index)_")),
+    Canary("never syncs the log", ASYNC, lying(r"\.seg$")),
+    Canary("names a log segment before it is durable", SYNC, lying(r"\.seg\.tmp$")),
+    Canary("never syncs the control block", SYNC, lying("^control.bin$")),
+    Canary("control block over the copy that counts", SYNC, patch=control_in_place),
     Canary("blocks before their frames are durable", SYNC, patch=image_before_log),
+    Canary("blocks before totals are durable", SYNC, patch=totals_left_behind),
     Canary("log given back before the control block", SYNC, patch=log_given_back_early),
     Canary("believes torn frames", SYNC, patch=torn_frames_believed, patch_recovery=True),
     Canary("snapshot without a journal", NONE, patch=no_journal),
-    Canary("does not rewrite the tail of a killed writer", ASYNC, patch=tail_not_rewritten, killed=True),
+    Canary("names a journal before it is durable", NONE, lying(r"^journal\.bin\.tmp$")),
+    Canary("does not rewrite the tail of a killed writer", ASYNC, patch=tail_not_rewritten, work=cuts.killed_work),
     Canary("checkpoint leaves out blocks", SYNC, patch=blocks_forgotten),
+    Canary("tries a failed write again", SYNC, Retrying, work=None),
+    Canary("tries a failed sync again", ASYNC, Retrying, work=None),
+    Canary("does not rewrite the tail of a failed sync", ASYNC, patch=tail_not_rewritten, work=None),
 )
+
+
+def catch(canary: Canary, folder: Path, rounds: int) -> tuple[int, str]:
+    """Return the images that were looked at until a wrong engine was found out, and by what; "" if it was not."""
+    findings = cuts.Findings()
+    for number in range(rounds):
+        about = {"images": 2, "first": number % 3, "step": 3, "seed": number, "enough": 1}
+        if canary.work is None:
+            cuts.cut_after_failed_syncs(
+                folder, canary.kind, findings, every=4, make_files=canary.make_files, patch=canary.patch, **about
+            )
+        else:
+            with canary.patch():
+                trace = cuts.record(folder / "book", canary.kind, make_files=canary.make_files, work=canary.work)
+            with canary.patch() if canary.patch_recovery else contextlib.nullcontext():
+                cuts.cut(trace, folder / "image", findings, **about)
+        if findings.violations:
+            return findings.images, findings.violations[0]
+    return findings.images, ""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import random
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
-from ledger import GeometricLedger, LedgerError, LedgerNotFoundError
+from ledger import FailStopError, GeometricLedger, LedgerError, LedgerNotFoundError
 from ledger.engine import checkpoint
-from ledger.storage.files import Files
 from tests.crash.disk import Disk, Op, lay
 from tests.crash.recorder import Recorder
 from tests.model import Model, make_accounts, make_key, reopen_options, small_options
@@ -40,6 +39,8 @@ class Trace:
         The folder before.
     models : list of Model
         The state after each LSN.
+    syncs, failed
+        See `Recorder`.
     """
 
     kind: tuple[str, str]
@@ -47,6 +48,8 @@ class Trace:
     times: list[float]
     start: dict[str, bytes]
     models: list[Model]
+    syncs: int = 0
+    failed: str = ""
 
 
 def batch(number: int) -> tuple[np.ndarray, list[bytes]]:
@@ -63,17 +66,22 @@ def record(
     batches: int = 60,
     make_files: Callable[[Path], Recorder] = Recorder,
     work: Callable[..., None] | None = None,
+    fail_at: int | None = None,
     **options: object,
 ) -> Trace:
-    """Run a workload through a recorder: create, write, checkpoints while writers go on, close, open again."""
+    """Run a workload through a recorder: create, write, checkpoints while writers go on, close, open again.
+
+    With `fail_at`, that one of its syncs fails.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files = make_files(folder)
+    files.fail_at = fail_at
     models = [Model()]
     with mock.patch.object(checkpoint, "PIECE_BYTES", PIECE_BYTES):  # so that a checkpoint lasts some batches
         (work or steady_work)(folder, kind, files, models, batches, SMALL | options)
     shutil.rmtree(folder)
-    return Trace(kind, files.ops, files.times, files.start, models)
+    return Trace(kind, files.ops, files.times, files.start, models, files.syncs, files.failed)
 
 
 def steady_work(folder, kind, files, models, batches, options) -> None:
@@ -127,6 +135,39 @@ def killed_work(folder, kind, files, models, batches, options) -> None:
     ledger.__del__()
 
 
+def forgetful_work(folder, kind, files, models, batches, options) -> None:
+    """Write, with checkpoints, until a sync fails; then drop the handle, open again beside the page cache, go on."""
+    options = small_options(*kind, sync_interval_s=3600.0, **options)
+    ledger, again = None, False
+    while True:
+        try:
+            there = (folder / "control.bin").exists()
+            ledger = GeometricLedger.open(folder, reopen_options(*kind) if there else options, files=files)
+            lsn = ledger.verify().lsn
+            for word in ("image", "promised") if there else ("open",):
+                files.mark(word, lsn)  # what is served after an opening stays
+            while lsn < batches:
+                lsn += 1
+                rows, deletes = batch(lsn)
+                if lsn == len(models):
+                    models.append(models[-1].copy())
+                    models[-1].update_batch(rows, deletes)
+                assert ledger.update_batch(rows, deletes or None) == lsn
+                files.mark("promised" if kind[0] == "sync" else "applied", lsn)
+                if lsn % 5 == 0:
+                    snapshot(ledger, files, lsn)
+            files.mark("closing", lsn)
+            ledger.close()
+            files.mark("image", lsn)
+            return
+        except (FailStopError, OSError):
+            if again or not files.failed:
+                raise
+            if ledger is not None:
+                ledger.__del__()
+            ledger, again = None, True
+
+
 def snapshot(ledger, files, number) -> None:
     """Take a checkpoint, saying when it begins and what it holds."""
     files.mark("begin", number)
@@ -141,6 +182,16 @@ class Findings:
     images: int = 0
     violations: list[str] = field(default_factory=list)
     seen: set[bytes] = field(default_factory=set)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    keep: Path | None = None
+
+    def violate(self, what: str, image: dict[str, bytes]) -> None:
+        """Note a violation, and lay its image where it stays, if there is such a place."""
+        if self.keep is not None:
+            place = self.keep / digest_of(image).hex()
+            lay(image, place)
+            what += f" (kept: {place})"
+        self.violations.append(what)
 
 
 def survivors(trace: Trace, stop: int, interval_s: float) -> tuple[int, int]:
@@ -178,7 +229,8 @@ def cut(
     seed: int = 1,
     sector_bytes: int = 512,
     enough: int | None = None,
-    until: float | None = None,
+    after: int = 0,
+    assured: bool = True,
 ) -> None:
     """Cut a trace behind every `step`-th operation and open what is left, `images` times each.
 
@@ -188,8 +240,11 @@ def cut(
         Where images are laid; best in memory.
     enough
         Violations after which to stop.
-    until
-        `time.monotonic` at which to stop.
+    after
+        Operations before the first cut.
+    assured
+        Whether the disk is one that the ledger may assume. If not, only a wrong answer is a violation; losses and
+        errors are counted in `Findings.outcomes`.
     """
     disk = Disk(trace.start)
     choose = random.Random(seed)
@@ -197,7 +252,7 @@ def cut(
     for stop in range(len(trace.ops) + 1):
         if stop:
             disk.do(trace.ops[stop - 1])
-        if stop % step != first or (stop and trace.ops[stop - 1].kind == "mark"):
+        if stop < after or stop % step != first or (stop and trace.ops[stop - 1].kind == "mark"):
             continue
         findings.cuts += 1
         low, high = survivors(trace, stop, 0.01)
@@ -208,13 +263,13 @@ def cut(
                 continue
             findings.seen.add(digest)
             findings.images += 1
-            problem = check(image, folder, trace, low, high, deep=findings.images % 8 == 0)
-            if problem:
-                findings.violations.append(f"{'-'.join(trace.kind)}, cut {stop}: {problem}")
+            outcome, text = judge(image, folder, trace, low, high, deep=assured and findings.images % 8 == 0)
+            findings.outcomes[outcome] += 1
+            if outcome == WRONG or (assured and outcome != KEPT):
+                work = f"failed sync of {trace.failed}, " if trace.failed else ""
+                findings.violate(f"{'-'.join(trace.kind)}, {work}seed {seed}, cut {stop}: {outcome}: {text}", image)
                 if enough is not None and len(findings.violations) >= enough:
                     return
-        if until is not None and time.monotonic() > until:
-            return
 
 
 def digest_of(image: dict[str, bytes]) -> bytes:
@@ -226,37 +281,57 @@ def digest_of(image: dict[str, bytes]) -> bytes:
     return digest.digest()
 
 
+KEPT, SHORTER, REFUSED, FAULTY, WRONG = "kept", "shorter", "refused", "found by verify", "wrong answer"
+
+
 def check(image: dict[str, bytes], folder: Path, trace: Trace, low: int, high: int, *, deep: bool) -> str:
     """Open an image and compare it with what the mode promises; return what is wrong with it, or nothing."""
+    outcome, text = judge(image, folder, trace, low, high, deep=deep)
+    return "" if outcome == KEPT else f"{outcome}: {text}"
+
+
+def judge(image: dict[str, bytes], folder: Path, trace: Trace, low: int, high: int, *, deep: bool) -> tuple[str, str]:
+    """Open an image and return how it compares with what the mode promises, and why.
+
+    An image is `KEPT` (LSN `low` to `high`, all of it right), `SHORTER` (the same at a lower LSN), `REFUSED` by an
+    error with a name, `FAULTY` by the ledger's own account, or `WRONG`.
+    """
     lay(image, folder)
     try:
         ledger = GeometricLedger.open(folder, reopen_options(*trace.kind), create=False)
     except LedgerNotFoundError:
-        made = any(op.kind == "mark" and op.a == "open" for op in trace.ops) and low > 0
-        return "there is no ledger" if made or "control.bin" in image else ""
+        if "control.bin" in image:
+            return WRONG, "a ledger is not found"
+        return (REFUSED, "there is no ledger") if low > 0 else (KEPT, "")
     except LedgerError as error:
-        return f"{type(error).__name__}: {error}"
+        return REFUSED, f"{type(error).__name__}: {error}"
     try:
-        return compare(ledger, trace, low, high) or (go_on(ledger, folder, trace) if deep else "")
+        outcome = compare(ledger, trace, low, high)
+        problem = go_on(ledger, folder, trace) if deep and outcome[0] == KEPT else ""
+        return (WRONG, problem) if problem else outcome
     except LedgerError as error:
-        return f"{type(error).__name__}: {error}"
+        return REFUSED, f"{type(error).__name__}: {error}"
     finally:
         ledger.__del__()
 
 
-def compare(ledger: GeometricLedger, trace: Trace, low: int, high: int) -> str:
+def compare(ledger: GeometricLedger, trace: Trace, low: int, high: int) -> tuple[str, str]:
     """Compare an open ledger with the state of its LSN."""
     report = ledger.verify()
     if not report.ok:
-        return f"verify: {'; '.join(report.faults)}"
-    if not low <= report.lsn <= high:
-        return f"LSN {report.lsn}, not within {low} to {high}"
+        return FAULTY, "; ".join(report.faults)
+    if report.lsn > high:
+        return WRONG, f"LSN {report.lsn}, not within {low} to {high}"
     model = trace.models[report.lsn]
     if ledger.state_hash() != model.state_hash():
-        return f"the state is not that of LSN {report.lsn}"
+        return WRONG, f"the state is not that of LSN {report.lsn}"
     if (report.live, report.supply) != (len(model.accounts), model.supply):
-        return f"live {report.live}, supply {report.supply}: not those of LSN {report.lsn}"
-    return ""
+        return WRONG, f"live {report.live}, supply {report.supply}: not those of LSN {report.lsn}"
+    if report.lsn < low:
+        return SHORTER, f"LSN {report.lsn}, not within {low} to {high}"
+    if ledger.recovery.recounted:
+        return FAULTY, "recovery had to count all records"
+    return KEPT, ""
 
 
 def go_on(ledger: GeometricLedger, folder: Path, trace: Trace) -> str:
@@ -277,9 +352,24 @@ def go_on(ledger: GeometricLedger, folder: Path, trace: Trace) -> str:
     return ""
 
 
-def rounds(kinds: list[tuple[str, str]]) -> Iterator[tuple[int, tuple[str, str]]]:
-    """Yield (number, kind) for ever."""
-    return ((number // len(kinds), kind) for number, kind in enumerate(itertools.cycle(kinds)))
-
-
-__all__ = ["Files", "Findings", "Trace", "check", "cut", "record", "rounds", "steady_work", "survivors"]
+def cut_after_failed_syncs(
+    folder: Path,
+    kind: tuple[str, str],
+    findings: Findings,
+    *,
+    every: int = 1,
+    seed: int = 1,
+    make_files: Callable[[Path], Recorder] = Recorder,
+    patch: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    **cuts: object,
+) -> None:
+    """Let every so many-th sync of a workload fail, one a recording, and cut each recording from there on."""
+    about = {"batches": 18, "make_files": make_files, "work": forgetful_work}
+    total = record(folder / "book", kind, **about).syncs
+    for number in range(seed % every, total, every):
+        with patch():
+            trace = record(folder / "book", kind, fail_at=number, **about)
+        after = next((at for at, op in enumerate(trace.ops) if op.kind in ("forget", "lost")), len(trace.ops)) + 1
+        cut(trace, folder / "image", findings, after=after, seed=seed + number, **cuts)
+        if len(findings.violations) >= (cuts.get("enough") or 1 << 30):
+            return

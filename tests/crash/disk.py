@@ -2,12 +2,14 @@
 
 A write, a truncation or a change of a name is pending until a sync that began after it has ended. A cut keeps or
 drops each pending one by itself, and tears writes into sectors; the contents of files and the entries of folders
-are apart. What is assumed of a disk: a sector of 512 bytes is written whole or not at all, and what was synced
-stays. `Disk.survive` with `sector_bytes` below 512 takes the first away.
+are apart. A sync that fails forgets the writes that it covered: programs still read them, and they never reach the
+disk. What is assumed of a disk: a sector of 512 bytes is written whole or not at all, and what was synced stays.
+`Disk.survive` with `sector_bytes` below 512 takes the first away, `recorder.Lying` the second.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from dataclasses import dataclass, field
@@ -23,7 +25,7 @@ class Op(NamedTuple):
 
     `kind` is one of: "write" (inode, offset, data), "truncate" (inode, size), "allocate" (inode, size),
     "begin" and "end" of a sync (inode, its number), "durable" (inode, place of the write in the list, from 1 on:
-    one that was a sync in itself), "name" (path, inode),
+    one that was a sync in itself), "forget" and "lost" (the same of one that failed), "name" (path, inode),
     "rename" (path, target), "unlink" (path), "folder" (path: a sync of it, operations before it), "mark" (word, value).
     """
 
@@ -56,6 +58,10 @@ class Inode:
             if change[0] in numbers:
                 self.apply(self.durable, change)
         self.pending = [change for change in self.pending if change[0] not in numbers]
+
+    def forget(self, numbers: set[int]) -> None:
+        """Drop pending writes; a size is metadata, which file systems keep in a journal."""
+        self.pending = [change for change in self.pending if change[0] not in numbers or change[1] != "write"]
 
 
 def put(data: bytearray, offset: int, piece: bytes) -> None:
@@ -98,6 +104,10 @@ class Disk:
             self.inodes[a].settle(self.syncs.pop(b))
         elif kind == "durable":
             self.inodes[a].settle({b})
+        elif kind == "forget":
+            self.inodes[a].forget(self.syncs.pop(b))
+        elif kind == "lost":
+            self.inodes[a].forget({b})
         elif kind == "name":
             self.inodes.setdefault(b, Inode())
             self._live[a] = b
@@ -169,6 +179,12 @@ def _rename(names: dict[str, int], change: tuple[int, str, str, int, str]) -> No
 def folder_of(path: str) -> str:
     """Return the folder of a relative path, "" for the watched one."""
     return path.rpartition("/")[0]
+
+
+def memory_folder() -> Path | None:
+    """Return a folder in memory, where images are quick, or None where there is none."""
+    folder = Path("/dev/shm")
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def lay(image: dict[str, bytes], folder: Path) -> None:

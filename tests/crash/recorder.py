@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -28,6 +29,12 @@ class Recorder(Files):
         In the order in which the disk was told.
     times : list of float
         `time.monotonic` of each.
+    syncs : int
+        Syncs, and writes that are one in themselves, so far.
+    fail_at : int or None
+        The one of them that fails, once, and forgets what it covered.
+    failed : str
+        The file whose sync has failed.
     """
 
     def __init__(self, root: Path, delay_s: float = 0.0005) -> None:
@@ -39,7 +46,9 @@ class Recorder(Files):
         self._inodes = {str(name): -1 - number for number, name in enumerate(self.start)}
         self._fds: dict[int, int] = {}
         self._lock = threading.Lock()
-        self._syncs = 0
+        self.syncs = 0
+        self.fail_at: int | None = None
+        self.failed = ""
         self.dead = False  # the process that writes has been killed: nothing it still tries reaches the disk
 
     def note(self, kind: str, a: object, b: object = 0, c: object = b"") -> int:
@@ -77,10 +86,25 @@ class Recorder(Files):
         self.note("write", self._fds[fd], offset, bytes(memoryview(data).cast("B")))
         super().pwrite(fd, data, offset)
 
+    def name_of(self, number: int) -> str:
+        """Return the path of an inode now, "" when it has none."""
+        return next((name for name, inode in list(self._inodes.items()) if inode == number), "")
+
+    def _count(self) -> int:
+        with self._lock:
+            self.syncs += 1
+            return self.syncs - 1
+
+    def _fail(self, kind: str, inode: int, number: int) -> None:
+        self.failed = self.name_of(inode)
+        self.note(kind, inode, number)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
     def _sync(self, fd, sync):
-        self._syncs += 1
-        number = self._syncs
+        number = self._count()
         self.note("begin", self._fds[fd], number)
+        if number == self.fail_at:
+            self._fail("forget", self._fds[fd], number)
         sync(fd)
         time.sleep(self.delay_s)
         self.note("end", self._fds[fd], number)
@@ -98,6 +122,8 @@ class Recorder(Files):
     def finish_write(self, handle):
         super().finish_write(handle[2])
         time.sleep(self.delay_s)
+        if self._count() == self.fail_at:
+            self._fail("lost", handle[0], handle[1])
         self.note("durable", handle[0], handle[1])
 
     def preallocate(self, fd, size):
@@ -119,3 +145,49 @@ class Recorder(Files):
         before = len(self.ops)
         super().sync_directory(path)
         self.note("folder", self._name(path), before)
+
+
+class Lying(Recorder):
+    """A disk that says of some syncs that they are done, and has not begun.
+
+    Parameters
+    ----------
+    root
+        See `Recorder`.
+    about
+        Pattern of the paths that it lies about; that of a folder ends in "/".
+    """
+
+    def __init__(self, root: Path, about: str) -> None:
+        super().__init__(root)
+        self._about = re.compile(about)
+
+    def _sync(self, fd, sync):
+        if not self._about.search(self.name_of(self._fds[fd])):
+            super()._sync(fd, sync)
+
+    def finish_write(self, handle):
+        if self._about.search(self.name_of(handle[0])):
+            Files.finish_write(self, handle[2])
+        else:
+            super().finish_write(handle)
+
+    def sync_directory(self, path):
+        if not self._about.search(f"{self._name(path)}/"):
+            super().sync_directory(path)
+
+
+class Retrying(Recorder):
+    """Files that try a failed sync once more, and believe it."""
+
+    def _sync(self, fd, sync):
+        try:
+            super()._sync(fd, sync)
+        except OSError:
+            super()._sync(fd, sync)
+
+    def finish_write(self, handle):
+        try:
+            super().finish_write(handle)
+        except OSError:
+            super().finish_write(handle)

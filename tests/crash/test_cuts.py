@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 
 from tests.crash import cuts
-from tests.crash.canaries import CANARIES
+from tests.crash.canaries import CANARIES, catch
 from tests.crash.disk import Disk, Op
 
 KINDS = [("sync", "private"), ("async", "private"), ("none", "private"), ("sync", "memory")]
@@ -31,22 +29,17 @@ def test_a_power_cut_after_a_kill_and_a_recovery_loses_nothing_that_was_promised
     assert findings.images > 30
 
 
+@pytest.mark.parametrize("kind", KINDS[:2], ids="-".join)
+def test_what_was_acknowledged_survives_a_sync_that_failed_and_forgot(tmp_path, kind):
+    findings = cuts.Findings()
+    cuts.cut_after_failed_syncs(tmp_path, kind, findings, every=3, images=1, step=15)
+    assert [] == findings.violations
+    assert findings.images > 40
+
+
 @pytest.mark.parametrize("canary", CANARIES, ids=lambda canary: canary.name)
 def test_a_wrong_engine_is_found_out(tmp_path, canary):
-    assert canary_is_caught(canary, tmp_path, rounds=30)
-
-
-def canary_is_caught(canary, folder, rounds):
-    for number in range(rounds):
-        findings = cuts.Findings()
-        with canary.patch():
-            work = cuts.killed_work if canary.killed else None
-            trace = cuts.record(folder / "book", canary.kind, make_files=canary.make_files, work=work)
-        with canary.patch() if canary.patch_recovery else contextlib.nullcontext():
-            cuts.cut(trace, folder / "image", findings, images=2, step=3, first=number % 3, seed=number, enough=1)
-        if findings.violations:
-            return True
-    return False
+    assert catch(canary, tmp_path, rounds=30)[1]
 
 
 def test_the_disk_keeps_what_was_synced_and_may_lose_or_tear_the_rest():
@@ -66,6 +59,9 @@ def test_the_disk_keeps_what_was_synced_and_may_lose_or_tear_the_rest():
     assert {b"x" * 1024, b"x" * 1024 + b"y" * 1024} <= contents
     olds = {image["old"] for image in images}
     assert {b"o" * 1024, b"n" * 1024, b"n" * 512 + b"o" * 512, b"o" * 512 + b"n" * 512} == olds
+    for op in (Op("write", 1, 0, b"z" * 512), Op("begin", 1, 8), Op("forget", 1, 8)):
+        disk.do(op)
+    assert {b"x" * 1024} == {image["a"] for image in map(disk.survive, [choose] * 50) if "a" in image}
     disk.do(Op("folder", "", disk.count))
     disk.do(Op("rename", "a", "b"))
     assert {("a", "old"), ("b", "old")} == {tuple(sorted(disk.survive(choose))) for _ in range(100)}
