@@ -132,8 +132,9 @@ class Opener:
         control.create(self.files, self.path)
 
     def _remove_unfinished(self) -> None:
-        """Give back the room that the files of a ledger that could not be made take."""
+        """Give back the room that the files of a ledger that could not be made take; its root goes first."""
         with contextlib.suppress(OSError):
+            self.files.unlink(self.path / CONTROL_NAME, missing_ok=True)
             for folder in (self.path / LOG_NAME, self.path):
                 for name in self.files.listdir(folder) if folder.is_dir() else ():
                     if name.startswith(("shard_", "index_")) or ".seg" in name:

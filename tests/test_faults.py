@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,132 +11,21 @@ import threading
 import pytest
 
 from ledger import FailStopError, GeometricLedger
-from ledger.storage.files import Files
+from tests.crash import failing
 from tests.faults import FaultyFiles
 from tests.model import Model, make_accounts, make_key, make_keys, reopen_options, small_options
 
-CALLS = (
-    "open",
-    "pwrite",
-    "fdatasync",
-    "fsync",
-    "start_write",
-    "finish_write",
-    "preallocate",
-    "replace",
-    "unlink",
-    "sync_directory",
-)
 KINDS = [("none", "private"), ("msync", "shared"), ("async", "memory"), ("sync", "private")]
-kinds = pytest.mark.parametrize("kind", KINDS, ids="-".join)
 
 
-class NthFails(FaultyFiles):
-    """Fail the n-th call that changes the disk, once, with an error; a write may first do half of its work."""
-
-    def __init__(self, nth, error, half):
-        super().__init__()
-        self.nth, self.error, self.half, self.count, self.failed = nth, error, half, 0, ""
-
-    def note(self, call, where):
-        self.calls.append((call, self._names.get(where, "?") if isinstance(where, int) else str(where)))
-        if call in CALLS[1:]:
-            self.count += 1
-            if self.count - 1 == self.nth:
-                self.failed = f"{call} {self.calls[-1][1]}"
-                raise OSError(self.error, os.strerror(self.error))
-
-    def pwrite(self, fd, data, offset):
-        if self.half and self.count == self.nth:
-            view = memoryview(data).cast("B")
-            if len(view) > 1 and len(view) % 4096:
-                Files.pwrite(self, fd, view[: len(view) // 2], offset)
-        super().pwrite(fd, data, offset)
-
-
-def work(path, kind, files):
-    """Open, write, take a snapshot, write, close; returns the acknowledged LSN, what is durable, and the error."""
-    acknowledged = durable = 0
-    ledger = None
-    try:
-        ledger = GeometricLedger.open(path, reopen_options(*kind), files=files)
-        acknowledged = durable = ledger.verify().lsn
-        for number in range(6):
-            acknowledged = ledger.update_batch(*batch(acknowledged + 1))
-            if number == 2:
-                durable = ledger.snapshot()
-        ledger.close()
-        return acknowledged, acknowledged, None
-    except (FailStopError, OSError) as error:
-        if ledger is not None and "closed" not in repr(ledger):
-            seen = ledger.verify().lsn
-            assert acknowledged <= seen
-            assert model_after(seen).accounts.get(make_key(5)) == ledger.get(make_key(5)), "what was there is read on"
-            if isinstance(error, FailStopError):
-                for call in (lambda: ledger.update_batch(*batch(99)), ledger.snapshot, ledger.close):
-                    with pytest.raises(FailStopError):
-                        call()
-        return acknowledged, durable, error
-    finally:
-        if ledger is not None:
-            ledger.__del__()
-
-
-def batch(number):
-    return make_accounts(number, 40), make_keys([number % 40])
-
-
-_models = [Model()]
-
-
-def model_after(lsn):
-    while len(_models) <= lsn:
-        _models.append(_models[-1].copy())
-        _models[-1].update_batch(*batch(len(_models) - 1))
-    return _models[lsn]
-
-
-def fail_everywhere(tmp_path, kind, step, error, half):
-    """Let each `step`-th changing call fail, one a run."""
-    origin = tmp_path / "origin"
-    with GeometricLedger.open(origin, small_options(*kind)) as ledger:
-        for number in (1, 2):
-            ledger.update_batch(*batch(number))
-    total = NthFails(-1, error, half)
-    shutil.copytree(origin, tmp_path / "whole")
-    assert work(tmp_path / "whole", kind, total)[2] is None
-    assert total.count > 10
-    for nth in range(step // 2, total.count, step):
-        path = tmp_path / f"at-{nth}"
-        shutil.copytree(origin, path)
-        files = NthFails(nth, error, half)
-        acknowledged, durable, failure = work(path, kind, files)
-        low = acknowledged if kind[0] != "none" else durable
-        place = (nth, files.failed, repr(failure))
-        if failure is None:
-            # the pid is for messages only, and a segment that is made ahead may never be needed
-            assert files.failed == "" or files.failed.endswith(("/lock", ".seg", ".seg.tmp")), place
-        with GeometricLedger.open(path, reopen_options(*kind)) as ledger:
-            lsn = ledger.verify().lsn
-            assert low <= lsn <= 8 + 1, place
-            assert model_after(lsn).state_hash() == ledger.state_hash(), place
-            assert ledger.verify().ok, place
-            ledger.update_batch(make_accounts(1, 5))
-        shutil.rmtree(path)
-
-
-@kinds
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
 @pytest.mark.parametrize(("error", "half"), [(errno.ENOSPC, False), (errno.EIO, True)], ids=["full", "short"])
 def test_a_call_that_fails_loses_nothing_that_was_acknowledged(tmp_path, kind, error, half):
-    fail_everywhere(tmp_path, kind, 4, error, half)
-
-
-@pytest.mark.crash
-@kinds
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
-@pytest.mark.parametrize("half", [False, True])
-def test_every_call_that_fails_loses_nothing_that_was_acknowledged(tmp_path, kind, error, half):
-    fail_everywhere(tmp_path, kind, 1, error, half)
+    found = failing.Faults()
+    for start in failing.STARTS:
+        failing.fail_everywhere(tmp_path, kind, start, error, half, found, step=6)
+    assert [] == found.violations
+    assert found.count > 10
 
 
 @pytest.mark.parametrize("kind", [("async", "private"), ("sync", "private"), ("sync", "memory")], ids="-".join)
