@@ -11,6 +11,7 @@ import pytest
 from ledger import (
     CapacityError,
     ClosedError,
+    CorruptLogError,
     FailStopError,
     GeometricLedger,
     InvalidInputError,
@@ -19,6 +20,7 @@ from ledger import (
     ReadOnlyError,
 )
 from ledger.engine import checkpoint
+from tests.crash.canaries import totals_left_behind
 from tests.faults import FaultyFiles
 from tests.model import LOGGED_MODES, Model, assert_equal, make_accounts, make_keys, reopen_options, small_options
 
@@ -98,6 +100,25 @@ def test_a_writer_killed_in_a_checkpoint_leaves_totals_that_need_no_recount(tmp_
             ledger.recovery.checkpoint_lsn, ledger.recovery.lsn, ledger.recovery.recounted,
             ledger.recovery.indexes_rebuilt,
         )  # fmt: skip
+        assert_equal(model, ledger)
+
+
+def test_an_image_ahead_of_all_totals_is_an_error_and_salvage_keeps_it(tmp_path):
+    files, model = HeldFiles(), Model()
+    with totals_left_behind():
+        ledger = GeometricLedger.open(tmp_path, small_options(), files=files)
+        write(ledger, model, range(4))
+        ledger.snapshot()
+        write(ledger, model, range(4, 9))
+        files.fail("pwrite", path="control.bin")
+        with pytest.raises(FailStopError):
+            ledger.snapshot()
+        ledger.__del__()
+    for read_only in (True, False):
+        with pytest.raises(CorruptLogError, match="ahead of all totals"):
+            GeometricLedger.open(tmp_path, reopen_options(), read_only=read_only)
+    with GeometricLedger.open(tmp_path, reopen_options(), salvage=True) as ledger:
+        assert ledger.recovery.salvaged
         assert_equal(model, ledger)
 
 

@@ -90,7 +90,7 @@ def recover(
     SalvageNeededError
         Power was lost under a mode that promises nothing for it, and `salvage` is False.
     CorruptLogError
-        A frame that was durable is lost, or the replay came to other totals than the log.
+        A frame that was durable is lost, or the replay came to other totals than the log, or to none that are named.
     """
     view = shards.view
     assert view is not None
@@ -111,13 +111,14 @@ def recover(
         if scan is not None:
             with report.phase("redo"):
                 _redo(view.state, control, applier, scan, report, progress)
-        if scan is not None and scan.hole is not None:
+        if scan is not None and (scan.hole is not None or view.state[STATE_TAINTED]):
+            if not salvage:
+                raise CorruptLogError(
+                    f"{scan.folder}: the image is ahead of all totals that are named, so what was synced is lost",
+                    path=scan.folder, offset=0,
+                )  # fmt: skip
             with report.phase("roll back"):
                 _cut_at_hole(shards, passes, report, progress)
-        elif view.state[STATE_TAINTED]:  # no name of totals is new enough
-            with report.phase("recount"):
-                passes.recount()
-            report.recounted = True
     report.lsn = int(view.state[STATE_COMMITTED])
 
 
@@ -228,7 +229,7 @@ def _redo(
 
 
 def _cut_at_hole(shards: Shards, passes: Passes, report: RecoveryReport, progress: Progress | None) -> None:
-    """Drop what a checkpoint put into the image of frames that a salvaged log has lost."""
+    """Drop what a checkpoint put into the image of frames that a salvaged log has lost, and count."""
     assert shards.view is not None
     committed = int(shards.view.state[STATE_COMMITTED])
     report.cells_undone, report.cells_broken, _ = passes.roll_back(committed)
