@@ -27,6 +27,7 @@ class Op(NamedTuple):
     "begin" and "end" of a sync (inode, its number), "durable" (inode, place of the write in the list, from 1 on:
     one that was a sync in itself), "forget" and "lost" (the same of one that failed), "name" (path, inode),
     "rename" (path, target), "unlink" (path), "folder" (path: a sync of it, operations before it), "mark" (word, value).
+    A "begin" may name the places of writes under way, as its last part: its sync does not cover them.
     """
 
     kind: str
@@ -99,7 +100,7 @@ class Disk:
             inode = self.inodes.setdefault(a, Inode())
             inode.pending.append((self.count, kind, b, c))
         elif kind == "begin":
-            self.syncs[b] = {change[0] for change in self.inodes.setdefault(a, Inode()).pending}
+            self.syncs[b] = {change[0] for change in self.inodes.setdefault(a, Inode()).pending} - set(c)
         elif kind == "end":
             self.inodes[a].settle(self.syncs.pop(b))
         elif kind == "durable":
