@@ -82,8 +82,8 @@ def test_a_handle_that_was_closed_and_dropped_gives_memory_and_files_back_at_onc
             ledger.update_batch(make_accounts(1, 20))
             ledger.snapshot()
         del ledger
-        assert "/book/" not in Path("/proc/self/maps").read_text()
-        assert not [fd for fd in Path("/proc/self/fd").iterdir() if "/book/" in os.path.realpath(fd)]
+        assert f"{tmp_path}/book/" not in Path("/proc/self/maps").read_text()
+        assert not [fd for fd in Path("/proc/self/fd").iterdir() if f"{tmp_path}/book/" in os.path.realpath(fd)]
     finally:
         gc.enable()
 
