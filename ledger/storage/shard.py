@@ -33,6 +33,7 @@ from ledger.layout import (
     SHARD_SLOTS,
     SHARD_USED,
     SHARD_WORDS,
+    SLOTS_PER_SHARD_MAX,
     STATE_COMMITTED,
     STATE_EPOCH,
     STATE_WORDS,
@@ -68,7 +69,7 @@ def slots_for(capacity: int, shards: int) -> int:
     """
     mean = capacity / shards
     spare = 6.0 * math.sqrt(mean) + 8 if shards > 1 else 0
-    return math.ceil(mean + spare + min(SPARE_SLOTS_MAX, mean * SPARE_SHARE))
+    return min(SLOTS_PER_SHARD_MAX, math.ceil(mean + spare + min(SPARE_SLOTS_MAX, mean * SPARE_SHARE)))
 
 
 def positions_for(capacity: int, shards: int, index_load: float) -> int:
