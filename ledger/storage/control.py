@@ -37,6 +37,7 @@ from ledger.layout import (
     MAGIC_CONTROL,
     RECORD_BYTES,
     SHARDS_MAX,
+    SLOTS_PER_SHARD_MAX,
     round_up,
 )
 from ledger.options import DURABILITIES, STORAGES
@@ -45,6 +46,7 @@ from ledger.storage.headers import check_file_header, crc32c, decode, encode_fil
 
 COPIES: Final = 2
 STAMPS: Final = ("record_stamp", "index_stamp")  # by number of the file of a shard
+POSITIONS_PER_SHARD_MAX: Final = 2 * SLOTS_PER_SHARD_MAX  # at the least `index_load`
 _WORD: Final = (1 << 64) - 1
 _PLAIN: Final = (
     "epoch",
@@ -179,6 +181,16 @@ class Control:
             raise
         return fd, stamp
 
+    def has_block(self, shard: int, which: int, block: int) -> bool:
+        """Tell whether a block is within a shard's record file (`which` 0) or index file (1)."""
+        return shard < self.shards and which < 2 and (block + 1) * BLOCK_BYTES <= self.file_bytes(shard, which)
+
+    def is_laid_out_like(self, other: Control) -> bool:
+        """Tell whether another control block is of the same ledger and the same files."""
+        names = ["generation", "slots", "positions"]
+        same = self.ledger_id == other.ledger_id and self.shards == other.shards
+        return same and bool((self.table[names] == other.table[names]).all())
+
     # ------------------------------------------------------------ bytes
     def encode(self) -> bytes:
         """Return one copy as bytes: CONTROL, then the table, in whole blocks."""
@@ -192,7 +204,7 @@ class Control:
         header["durability"] = DURABILITIES.index(self.durability)
         header["storage"] = STORAGES.index(self.storage)
         header["index_load"] = self.index_load
-        header["hash_name"] = self.hash_name.encode()
+        header["hash_name"] = self.hash_name.encode(errors="surrogateescape")
         header["clean"] = int(self.clean)
         header["written_ns"] = self.written_ns
         for name in ("hash_key", "log_digest", "boot_id"):
@@ -216,22 +228,16 @@ class Control:
             return None
         shards = int(header["shards"])
         table = bytes(data[CONTROL.itemsize : CONTROL.itemsize + shards * CONTROL_SHARD.itemsize])
-        sound = (
-            1 <= shards <= SHARDS_MAX
-            and len(table) == shards * CONTROL_SHARD.itemsize
-            and crc32c(table) == int(header["table_crc"])
-            and int(header["record_bytes"]) == RECORD_BYTES
-            and int(header["durability"]) < len(DURABILITIES)
-            and int(header["storage"]) < len(STORAGES)
-        )
-        if not sound:
+        if len(table) < shards * CONTROL_SHARD.itemsize or crc32c(table) != int(header["table_crc"]):
+            return None
+        if not _is_possible(header, np.frombuffer(table, CONTROL_SHARD)):
             return None
         return cls(
             ledger_id=header["ledger_id"].tobytes(),
             table=np.frombuffer(bytearray(table), CONTROL_SHARD),
             index_load=float(header["index_load"]),
             hash_key=header["hash_key"].tobytes(),
-            hash_name=header["hash_name"].decode(),
+            hash_name=header["hash_name"].decode(errors="surrogateescape"),
             durability=DURABILITIES[int(header["durability"])],
             storage=STORAGES[int(header["storage"])],
             log_digest=header["log_digest"].tobytes(),
@@ -328,3 +334,19 @@ class Control:
         """Note when, and under which run of the kernel, the block was written."""
         self.written_ns = wall_time_ns()
         self.boot_id = boot_id()
+
+
+def _is_possible(header: np.void, table: np.ndarray) -> bool:
+    """Tell whether a sealed copy says what can be: kernels take the numbers of its table for granted."""
+    shards, slots = int(header["shards"]), table["slots"]
+    return (
+        1 <= shards <= SHARDS_MAX
+        and shards & (shards - 1) == 0
+        and int(header["record_bytes"]) == RECORD_BYTES
+        and int(header["durability"]) < len(DURABILITIES)
+        and int(header["storage"]) < len(STORAGES)
+        and int(header["clean"]) <= 1
+        and bool(((table["used"] <= slots) & (slots < table["positions"])).all())
+        and int(slots.max()) <= SLOTS_PER_SHARD_MAX
+        and int(table["positions"].max()) <= POSITIONS_PER_SHARD_MAX
+    )

@@ -17,7 +17,7 @@ import numpy as np
 
 from ledger.errors import CorruptionError
 from ledger.kernels.intrinsics import checksum_words
-from ledger.layout import BLOCK_BYTES, JOURNAL_ENTRY, JOURNAL_HEADER, MAGIC_JOURNAL, round_up
+from ledger.layout import BLOCK_BYTES, CONTROL_COPY_BYTES, JOURNAL_ENTRY, JOURNAL_HEADER, MAGIC_JOURNAL, round_up
 from ledger.storage.control import Control
 from ledger.storage.files import JOURNAL_NAME, Files
 from ledger.storage.headers import crc32c, decode, new_header, seal
@@ -88,7 +88,7 @@ def replay_journal(
         return None
     try:
         header = decode(files.pread(fd, BLOCK_BYTES, 0), JOURNAL_HEADER, MAGIC_JOURNAL, target)
-        if header is None:
+        if header is None or int(header["control_bytes"]) > CONTROL_COPY_BYTES:
             raise CorruptionError(f"{target}: damaged header", path=target, offset=0)
         if bytes(header["ledger_id"]) != control.ledger_id or int(header["lsn"]) <= control.checkpoint_lsn:
             return None
@@ -99,14 +99,22 @@ def replay_journal(
         if blocks * BLOCK_BYTES > files.size(fd):
             raise CorruptionError(f"{target} is shorter than its header says", path=target, offset=0)
         raw = files.pread(fd, blocks * JOURNAL_ENTRY.itemsize, offset)
-        if after is None or len(raw) % JOURNAL_ENTRY.itemsize or crc32c(raw) != int(header["table_crc"]):
+        if (
+            after is None
+            or not after.is_laid_out_like(control)
+            or len(raw) % JOURNAL_ENTRY.itemsize
+            or crc32c(raw) != int(header["table_crc"])
+        ):
             raise CorruptionError(f"{target}: damaged table", path=target, offset=offset)
         offset += round_up(len(raw), BLOCK_BYTES)
         for entry in np.frombuffer(raw, JOURNAL_ENTRY):
             data = files.pread(fd, BLOCK_BYTES, offset)
             if len(data) < BLOCK_BYTES or checksum_words(np.frombuffer(data, np.uint64), 0, 512) != entry["checksum"]:
                 raise CorruptionError(f"{target}: damaged block", path=target, offset=offset)
-            write_block(int(entry["shard"]), int(entry["file"]), int(entry["block"]), data)
+            place = int(entry["shard"]), int(entry["file"]), int(entry["block"])
+            if not control.has_block(*place):
+                raise CorruptionError(f"{target}: a block of no file", path=target, offset=offset)
+            write_block(*place, data)
             offset += BLOCK_BYTES
         return after
     finally:

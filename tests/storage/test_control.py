@@ -29,7 +29,7 @@ LEDGER = bytes(range(16))
 def new_control(shards=4):
     table = np.zeros(shards, CONTROL_SHARD)
     table["slots"] = 1000 + np.arange(shards)
-    table["positions"] = 2048
+    table["positions"] = 8192
     table["used"] = np.arange(shards)
     table["generation"][1:2] = 2
     return Control(
