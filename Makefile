@@ -2,12 +2,15 @@
 # Paths are relative, so that the folder may have any name. PYTHON=... picks the interpreter for the set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-all lint format lab lock hooks clean
+.PHONY: help setup report test test-all fuzz lint format lab lock hooks clean
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 EXPERIMENTS = capacity hugepages prefetch durability
 PROFILE = quick
+SECONDS = 600
 ARGS =
+COMPILE = .venv/bin/python -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock" --quiet
 RUN = . tools/home.sh && exec .venv/bin/python -m
 
 help: ## this list
@@ -28,6 +31,9 @@ test-all: lint ## the linter, then all tests, then the kernels' own with bounds 
 	@. tools/home.sh && .venv/bin/python -m pytest -m "not speed" $(ARGS)
 	@. tools/home.sh && NUMBA_BOUNDSCHECK=1 exec .venv/bin/python -m pytest tests/kernels $(ARGS)
 
+fuzz: setup ## give parsers bytes that nobody wrote, SECONDS=600 for each; Linux on x86-64
+	@sh tools/fuzz.sh --seconds $(SECONDS) $(ARGS)
+
 lint: setup ## what the linter and the formatter find
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
@@ -39,10 +45,9 @@ format: setup ## mend what the linter and the formatter can
 lab: setup ## open the notebooks in JupyterLab
 	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; $(RUN) jupyterlab $$root $(ARGS) notebooks/00-tour.ipynb
 
-lock: setup ## renew requirements.lock and environment.yml from pyproject.toml (ARGS=--upgrade for newest versions)
-	@. tools/home.sh && .venv/bin/python -m uv pip compile pyproject.toml --extra workbench --extra dev \
-	  --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command "make lock" --quiet $(ARGS) -o requirements.lock
+lock: setup ## renew the lock files and environment.yml from pyproject.toml (ARGS=--upgrade for newest versions)
+	@. tools/home.sh && $(COMPILE) pyproject.toml --extra workbench --extra dev $(ARGS) -o requirements.lock
+	@. tools/home.sh && $(COMPILE) --group fuzz --no-build $(ARGS) -o requirements-fuzz.lock
 	@. tools/home.sh && .venv/bin/python tools/conda_environment.py
 	@sh tools/setup.sh
 

@@ -15,12 +15,13 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+FUZZ_LOCK = (ROOT / "requirements-fuzz.lock").read_text(encoding="utf-8")
 CONDA = runpy.run_path(str(ROOT / "tools" / "conda_environment.py"))
 
 
-def lock_entries() -> list[str]:
-    """Return the lock cut into entries: a pinned package, its hashes, and who asked for it."""
-    return re.split(r"^(?=[^\s#])", LOCK, flags=re.MULTILINE)[1:]
+def lock_entries(lock: str = LOCK) -> list[str]:
+    """Return a lock cut into entries: a pinned package, its hashes, and who asked for it."""
+    return re.split(r"^(?=[^\s#])", lock, flags=re.MULTILINE)[1:]
 
 
 def locked_versions() -> dict[str, set[str]]:
@@ -70,10 +71,24 @@ def test_locked_versions_are_within_the_bounds_of_pyproject():
 
 
 def test_every_locked_package_has_a_hash():
-    assert [] == [entry.splitlines()[0] for entry in lock_entries() if "--hash=sha256:" not in entry]
+    entries = lock_entries() + lock_entries(FUZZ_LOCK)
+    assert [] == [entry.splitlines()[0] for entry in entries if "--hash=sha256:" not in entry]
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "environment.yml", "pyproject.toml"])
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.14"])
+def test_the_fuzzer_has_a_lock_of_its_own_that_fits_its_group(python):
+    machine = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": python}
+    machine["python_full_version"] = f"{python}.0"
+    group = map(Requirement, PYPROJECT["dependency-groups"]["fuzz"])
+    (asked,) = (requirement for requirement in group if requirement.marker.evaluate(machine))
+    locked = [Requirement(entry.splitlines()[0].rstrip(" \\")) for entry in lock_entries(FUZZ_LOCK)]
+    (found,) = (requirement for requirement in locked if requirement.marker.evaluate(machine))
+    assert asked.name == found.name == "atheris"
+    assert asked.specifier.contains(str(found.specifier).removeprefix("=="))
+    assert "atheris" not in LOCK
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-fuzz.lock", "environment.yml", "pyproject.toml"])
 def test_no_address_in_the_lists_of_packages(name):
     text = (ROOT / name).read_text(encoding="utf-8")
     assert [] == re.findall(r"\S*://\S*|--(?:extra-)?index-url.*|--find-links.*|\S+ @ \S+", text)
@@ -104,7 +119,7 @@ def test_make_report_prints_nothing_after_the_run():
     )
 
 
-@pytest.mark.parametrize("script", ["tools/setup.sh", "tools/home.sh"])
+@pytest.mark.parametrize("script", ["tools/setup.sh", "tools/home.sh", "tools/fuzz.sh"])
 def test_set_up_scripts_are_plain_sh(script):
     subprocess.run(["sh", "-n", script], cwd=ROOT, check=True)
     assert "[[" not in (ROOT / script).read_text(encoding="utf-8")
