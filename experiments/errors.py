@@ -7,6 +7,7 @@
     ├── ParameterError (ValueError)     a factor, level or notebook parameter is unknown or of the wrong kind
     ├── RunNotFoundError (LookupError)  no stored run has this id
     ├── TrialError                      a trial failed, died or took too long; becomes a row, not an abort
+    ├── NotApplicableError              this machine cannot measure a cell; becomes a row with the reason
     └── NotebookError                   a notebook of a report did not run to its end
 
 Each carries `hint`, one sentence about what to do.
@@ -50,6 +51,10 @@ class RunNotFoundError(ExperimentError, LookupError):
 
 class TrialError(ExperimentError):
     """A trial failed, its process died, or it took too long."""
+
+
+class NotApplicableError(ExperimentError):
+    """A cell cannot be measured on this machine: it has too little memory or disk for it."""
 
 
 class NotebookError(ExperimentError):

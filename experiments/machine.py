@@ -17,7 +17,7 @@ def describe(path: Path) -> dict[str, Any]:
     """Return the facts of this machine and of the file system that holds `path`, as plain values."""
     return {
         "cpu": _cpu(),
-        "memory": _memory(),
+        "memory": memory(),
         "huge_pages": _huge_pages(),
         "kernel": platform.release(),
         "system": _system(),
@@ -95,7 +95,7 @@ def _cpu() -> dict[str, Any]:
     }
 
 
-def _memory() -> dict[str, int]:
+def memory() -> dict[str, int]:
     """Return total and available memory."""
     table = {}
     for line in _read(Path("/proc/meminfo")).splitlines():

@@ -142,7 +142,7 @@ def run(plans: Sequence[Plan], progress: Progress) -> runs.Run:
                 outcome = trials.run(trial, run_.path / "logs" / f"{item.spec.name}-{done:04d}.log")
                 run_.add(*_rows(trial, outcome))
                 done += 1
-                failed += outcome.status != "ok"
+                failed += outcome.status == "failed"
                 progress.end(outcome.seconds, outcome.error, outcome.state_hash)
     except BaseException as error:
         run_.finish("interrupted", trials=done, failed=failed, planned=total)
@@ -223,7 +223,7 @@ def _rows(trial: Trial, outcome: Outcome) -> tuple[list[dict[str, Any]], list[di
         **trial.factors,
         "status": outcome.status,
         "error": outcome.error,
-        "reason": None,
+        "reason": outcome.reason,
         "trial_s": outcome.seconds,
         "state_hash": outcome.state_hash,
         **{name: value for name, value in outcome.facts.items() if name not in trial.factors},

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from experiments.errors import NotApplicableError
 from experiments.measure import Histogram
 from experiments.spec import resolve
 
@@ -64,7 +65,7 @@ class Outcome:
     """What a trial gives back.
 
     `facts` (what was asked and got) go into every row of the trial; `state_hash` is the order-free hash of
-    the accounts that it left, equal for equal settings.
+    the accounts that it left, equal for equal settings. A trial that raises `NotApplicableError` has a `reason`.
     """
 
     operations: list[Operation] = field(default_factory=list)
@@ -72,6 +73,7 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
     status: str = "ok"
     error: str | None = None
+    reason: str | None = None
     seconds: float = 0.0
 
 
@@ -141,6 +143,8 @@ def _child(sender: Any, trial: Trial, log: str) -> None:
         if not isinstance(outcome, Outcome):
             raise TypeError(f"{trial.function} returned {type(outcome).__name__}, not an Outcome")
         print(f"state {outcome.state_hash}", flush=True)
+    except NotApplicableError as error:
+        outcome = Outcome(status="not applicable", reason=str(error))
     except BaseException as error:
         traceback.print_exc()
         outcome = Outcome(status="failed", error=f"{type(error).__name__}: {error}")

@@ -68,6 +68,16 @@ def test_a_run_goes_on_past_trials_that_fail_die_or_hang(call, results):
     assert "3 trials failed" in html and "&lt;b&gt;failure" in html
 
 
+def test_a_trial_that_the_machine_has_no_room_for_is_told_with_its_reason_and_is_no_failure(call, results):
+    done = call("run", "tiny", "--set", "kind=good,large", "--profile", "smoke", "--repeats", "1", "--json")
+    assert 0 == done.returncode, done.stderr
+    line = json.loads(done.stdout)
+    assert (4, 0) == (line["trials"], line["failed"])
+    rows = runs.load(line["run"], "tiny")
+    told = rows.loc[rows["kind"] == "large", ["status", "reason"]]
+    assert {("not applicable", "1 GiB of memory is missing")} == set(told.itertuples(index=False, name=None))
+
+
 def test_the_last_line_is_the_page_and_progress_was_told(call, results):
     done = call("run", "tiny", "--profile", "smoke", "--set", "size=1,3", "--set", "share=0.25")
     assert 0 == done.returncode, done.stderr
@@ -133,7 +143,8 @@ def test_a_wrong_call_ends_before_anything_starts(tiny, results, capsys, argumen
 def test_list_names_every_experiment_with_its_question(capsys):
     assert 0 == cli.main(["list"])
     shown = capsys.readouterr().out
-    for name in ("capacity", "durability", "hugepages", "prefetch"):
+    assert {"capacity", "durability", "hugepages", "limits", "prefetch", "recovery"} <= set(spec.names())
+    for name in spec.names():
         assert name in shown and spec.load(name).question in shown
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+from experiments.errors import NotApplicableError
 from experiments.measure import Histogram
 from experiments.trial import Operation, Outcome, Trial
 
@@ -17,6 +18,8 @@ def measure(trial: Trial) -> Outcome:
     kind = trial.factors["kind"]
     print("trial", kind, flush=True)
     (trial.scratch / "file").write_text("left behind")
+    if kind == "large":
+        raise NotApplicableError("1 GiB of memory is missing")
     if kind == "raises":
         raise ValueError("planned <b>failure</b>")
     if kind == "dies":
