@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from experiments import runs
+from experiments import runs, stats
 from experiments.measure import Histogram
 from experiments.tables import format_cell
 
@@ -30,6 +31,14 @@ def median(rows: pd.DataFrame, column: str, operation: str | None = None, **leve
     if column not in chosen or chosen[column].dropna().empty:
         return None
     return float(chosen[column].astype(float).median())
+
+
+def add_interval(found: dict[str, float], name: str, values: Any) -> None:
+    """Add the median of some values, and the ends of its 95 % interval, to the figures; nothing if there are none."""
+    sample = np.asarray(values, float)
+    sample = sample[np.isfinite(sample)]
+    if sample.size:
+        found[name], found[name + "_lo"], found[name + "_hi"] = stats.median_interval(sample)
 
 
 def ratio(top: float | None, bottom: float | None) -> float | None:

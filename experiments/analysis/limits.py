@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+import functools
+from typing import Final
 
-import numpy as np
 import pandas as pd
 
-from experiments import plots, spec, stats
+from experiments import plots, spec
 from experiments.analysis import common
 from experiments.plots import Panel
 
@@ -60,13 +60,7 @@ def rates(rows: pd.DataFrame, part: str) -> pd.DataFrame:
 def figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the numbers of the summary, each with the ends of its 95 % interval."""
     found: dict[str, float] = {}
-
-    def add(name: str, values: Any) -> None:
-        sample = np.asarray(values, float)
-        sample = sample[np.isfinite(sample)]
-        if sample.size:
-            found[name], found[name + "_lo"], found[name + "_hi"] = stats.median_interval(sample)
-
+    add = functools.partial(common.add_interval, found)
     batches = rates(rows, "batches")
     for name, top, bottom in _BATCHES:
         if {top, bottom} <= set(batches):

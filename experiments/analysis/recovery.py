@@ -1,0 +1,194 @@
+"""Recovery: time to open by situation, size, length of the log and target, and what a larger ledger would take."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import nnls
+
+from experiments import plots
+from experiments.analysis import common
+from experiments.plots import Panel
+
+ANSWER: Final = """
+The largest ledger is open {open_clean_ms} ms after a clean close, {open_killed_ms} ms after a kill with the longest
+log, and {open_index_lost_ms} ms after the loss of its index files; with none of its files in the page cache
+{open_clean_cold_ms}, {open_killed_cold_ms} and {open_index_lost_cold_ms} ms. Reading its records and indexes once
+takes {read_once_ms} ms. Redo takes {redo_bytes_per_s} bytes of log a second, cold {redo_cold_bytes_per_s}. Killed in
+the middle of a sustained load of uniform keys under a target of {recovery_target_s} s, at {sustained_target_mops} M
+updates a second, it is open after {open_killed_target_s} s; without a target it takes {sustained_unbounded_mops} M
+updates a second. The worst opening took {open_over_target_worst} of its target. By the fit, 32 GiB of records would be
+open after {open_clean_32gib_ms} ms (closed), {open_killed_32gib_ms} ms (killed) and {open_index_lost_32gib_ms} ms
+(indexes lost), and read once in {read_once_32gib_ms} ms.
+"""
+GIB32_ACCOUNTS: Final = (32 << 30) // 128
+FIT: Final = "time = fixed + slope × accounts, both at least 0, least squares of the relative errors"
+_LINES: Final = {"clean": "closed", "read": "reading once", "killed": "killed", "index lost": "indexes lost"}
+_PHASES: Final = ("map_ms", "check_index_ms", "redo_ms", "recount_ms", "ready_ms")
+
+
+def openings(rows: pd.DataFrame, part: str = "size", **levels: Any) -> pd.DataFrame:
+    """Return the openings of a part."""
+    return common.select(rows, "open", part=part, **levels)
+
+
+def lines(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
+    """Return the times of each situation, killed with the longest log, and of reading once, by size."""
+    found = openings(rows, cache=cache)
+    found = found[(found["situation"] != "killed") | (found["log_mib"] == found["log_mib"].max())]
+    read = common.select(rows, "read", part="size")
+    both = pd.concat([found, read.assign(situation="read", open_ms=read["read_ms"])])
+    name = pd.Categorical(both["situation"].map(_LINES), list(_LINES.values()))
+    both = both.assign(line=name).sort_values(["line", "accounts"]).astype({"line": str, "open_ms": float})
+    both.attrs = rows.attrs
+    return both
+
+
+def fits(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
+    """Return the fitted curve of each line (see `FIT`), how well it fits, and what it says of 32 GiB of records."""
+    found = []
+    for name, group in lines(rows, cache).groupby("line", sort=False):
+        times = group.groupby("accounts")["open_ms"].median()
+        sizes = times.index.to_numpy(float)
+        (fixed, slope), _ = nnls(np.stack([1 / times, sizes / times], axis=1), np.ones(len(times)))
+        worst = float(np.abs((fixed + slope * sizes) / times - 1).max())
+        found.append(
+            {
+                "opening": name,
+                "sizes": len(times),
+                "fixed ms": fixed,
+                "ms for a million accounts": slope * 1e6,
+                "worst relative error": worst,
+                "32 GiB, ms": fixed + slope * GIB32_ACCOUNTS,
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def figures(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the numbers of the summary, each with the ends of its 95 % interval where it was measured."""
+    found: dict[str, float] = {}
+    add = functools.partial(common.add_interval, found)
+    for cache, suffix in (("warm", ""), ("cold", "_cold")):
+        shown = lines(rows, cache)
+        large = shown[shown["accounts"] == shown["accounts"].max()]
+        for situation in ("clean", "killed", "index lost"):
+            add(f"open_{situation.replace(' ', '_')}{suffix}_ms", large.loc[large["situation"] == situation, "open_ms"])
+        killed = large[large["situation"] == "killed"]
+        add(f"redo{suffix}_bytes_per_s", killed["log_bytes"].astype(float) / killed["redo_ms"].astype(float) * 1e3)
+    add("read_once_ms", large.loc[large["situation"] == "read", "open_ms"])
+    found |= _target_figures(rows, add)
+    for name, text in {"clean": "closed", "killed": "killed", "index_lost": "indexes lost"}.items():
+        found[f"open_{name}_32gib_ms"] = _projected(rows, text)
+    found["read_once_32gib_ms"] = _projected(rows, "reading once")
+    return found
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return medians of opening, its phases and the first read, a row for each situation."""
+    by = ["accounts", "situation", "cache", "log_mib"]
+    columns = ["open_ms", *_PHASES, "first_get_ms", "resident_share"]
+    found = openings(rows)[[*by, *columns]].astype(dict.fromkeys(columns, float))
+    return found.groupby(by, as_index=False).median()
+
+
+def load_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return what the kills in the middle of a load came to: rate, length of the log, time to open."""
+    by = ["keys", "recovery_target_s"]
+    wrote = common.select(rows, "write", part="load").groupby(by)[["rows_per_s", "checkpoints", "log_limit_bytes"]]
+    found = under_load(rows)
+    opened = found.groupby(by).agg(
+        kills=("round", "size"), log_mib=("log_mib", "median"), log_mib_most=("log_mib", "max"),
+        open_ms=("open_ms", "median"), open_ms_most=("open_ms", "max"), redo_ms=("redo_ms", "median"),
+    )  # fmt: skip
+    return wrote.median(numeric_only=True).join(opened).reset_index()
+
+
+def absent(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells that this machine has no room for, each with its reason."""
+    return common.not_applicable(rows, ["part", "accounts"])
+
+
+def under_load(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the openings after kills in the middle of a load, with the log that there was."""
+    found = openings(rows, "load", cache="warm")
+    found = found[found["round"] >= 0].astype({"open_ms": float, "redo_ms": float})
+    return found.assign(log_mib=found["log_bytes"].astype(float) / (1 << 20))
+
+
+def answer(found: dict[str, float]) -> str:
+    """Return the answer in computed numbers."""
+    return ANSWER.format_map(common.Said(found))
+
+
+def headline(rows: pd.DataFrame) -> list[Panel]:
+    """Return the figures of the summary; the notebook has the others."""
+    return [size_panel(rows, "warm"), target_panel(rows)]
+
+
+def size_panel(rows: pd.DataFrame, cache: str) -> Panel:
+    """Draw the time to open against size, a line for each situation, and reading the files once beside them."""
+    where = "files in the page cache" if cache == "warm" else "files not in the page cache"
+    return plots.lines(
+        lines(rows, cache), x="accounts", y="open_ms", by="line", logx=True, logy=True,
+        title=f"Time to open, {where}", xlabel="accounts", ylabel="ms",
+    )  # fmt: skip
+
+
+def log_panel(rows: pd.DataFrame) -> Panel:
+    """Draw the time to open after a kill against the length of the log, for the smallest and the largest ledger."""
+    found = openings(rows, situation="killed").astype({"open_ms": float, "log_mib": int})
+    found = found[found["accounts"].isin([found["accounts"].min(), found["accounts"].max()])]
+    names = found["accounts"].map(plots.short) + ", " + found["cache"]
+    shown = found.assign(name=names).sort_values(["cache", "accounts", "log_mib"])
+    return plots.lines(
+        shown, x="log_mib", y="open_ms", by="name", logx=True, logy=True,
+        title="Time to open after a kill by length of the log", xlabel="log since the checkpoint (MiB)", ylabel="ms",
+    )  # fmt: skip
+
+
+def target_panel(rows: pd.DataFrame) -> Panel:
+    """Draw the time to open after kills in the middle of a load against the target, and the target itself."""
+    found = under_load(rows)
+    found = found[found["recovery_target_s"] > 0].sort_values(["keys", "recovery_target_s"])
+    aim = found.drop_duplicates("recovery_target_s").assign(keys="target")
+    both = pd.concat([found.assign(seconds=found["open_ms"] / 1e3), aim.assign(seconds=aim["recovery_target_s"])])
+    both.attrs = rows.attrs
+    return plots.lines(
+        both, x="recovery_target_s", y="seconds", by="keys", logx=True, logy=True,
+        title="Time to open after a kill in a sustained load", xlabel="recovery_target_s (s)", ylabel="s",
+    )  # fmt: skip
+
+
+def rate_panel(rows: pd.DataFrame) -> Panel:
+    """Draw the sustained rate of durable updates under each target."""
+    found = common.select(rows, "write", part="load").sort_values("recovery_target_s")
+    names = found["recovery_target_s"].map(lambda target: f"target {target:g} s" if target else "no target")
+    speeds = found.assign(name=names).pivot_table("rows_per_s", "name", "keys", "median", sort=False) / 1e6
+    title = "Sustained durable updates by target"
+    return plots.bars(speeds, rows, title=title, xlabel="million updates a second")
+
+
+def _target_figures(rows: pd.DataFrame, add: Any) -> dict[str, float]:
+    """Return the figures of the longest target; those with an interval are added."""
+    found, wrote = under_load(rows), common.select(rows, "write", part="load")
+    aimed = found[found["recovery_target_s"] > 0]
+    if aimed.empty:
+        return {}
+    target = float(aimed["recovery_target_s"].max())
+    uniform = aimed[(aimed["recovery_target_s"] == target) & (aimed["keys"] == "uniform")]
+    add("open_killed_target_s", uniform["open_ms"] / 1e3)
+    for name, level in (("sustained_target_mops", target), ("sustained_unbounded_mops", 0.0)):
+        chosen = wrote[(wrote["recovery_target_s"] == level) & (wrote["keys"] == "uniform")]
+        add(name, chosen["rows_per_s"].astype(float) / 1e6)
+    worst = float((aimed["open_ms"] / 1e3 / aimed["recovery_target_s"]).max())
+    return {"recovery_target_s": target, "open_over_target_worst": worst}
+
+
+def _projected(rows: pd.DataFrame, line: str) -> float:
+    """Return what the fit says of 32 GiB of records, the files in the page cache."""
+    found = fits(rows, "warm")
+    return float(found.loc[found["opening"] == line, "32 GiB, ms"].iloc[0])

@@ -1,0 +1,90 @@
+"""The recovery experiment: what it kills and opens, what it makes of the times, and what it has no room for."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from experiments import notebooks, runs, spec, sweep
+from experiments.analysis import recovery as analysis
+from experiments.errors import NotApplicableError
+from experiments.trial import Trial
+from experiments.trials import recovery
+
+TINY = {"log_mibs": [1, 2], "openings": 2, "shards": 2, "load_s": 0.2}
+
+
+def trial(folder, part, accounts=3_000, target=0.0):
+    item = spec.load("recovery")
+    factors = {"part": part, "accounts": accounts, "recovery_target_s": target, "keys": "uniform"}
+    folder.mkdir()
+    return Trial("recovery", item.trial, 0, 0, 0, factors, item.workload["smoke"] | TINY, 1, 60.0, folder)
+
+
+def opened(outcome, **levels):
+    rows = [operation.numbers for operation in outcome.operations if operation.name == "open"]
+    return [row for row in rows if all(row[name] == level for name, level in levels.items())]
+
+
+def test_every_opening_meets_its_situation_and_equal_trials_leave_equal_accounts(tmp_path):
+    one, two = (recovery.measure(trial(tmp_path / name, "size")) for name in ("one", "two"))
+    assert one.state_hash == two.state_hash is not None
+    for row in opened(one, situation="clean"):
+        assert (0, 0, 0) == (row["frames"], row["log_bytes"], row["indexes_rebuilt"])
+    assert all(row["indexes_rebuilt"] == TINY["shards"] for row in opened(one, situation="index lost"))
+    for mib in TINY["log_mibs"]:
+        (length,) = {row["log_bytes"] for row in opened(one, situation="killed", log_mib=mib)}
+        assert 0.9 * mib < length / (1 << 20) <= mib
+    assert {2, 1} == {len(opened(one, situation="killed", log_mib=2, cache=cache)) for cache in ("warm", "cold")}
+
+
+def test_a_kill_in_the_middle_of_a_load_leaves_no_more_log_than_the_target_allows(tmp_path):
+    outcome = recovery.measure(trial(tmp_path / "load", "load", target=0.01))
+    (wrote,) = (operation.numbers for operation in outcome.operations if operation.name == "write")
+    rows = opened(outcome, round=0)
+    assert wrote["checkpoints"] > 0 and wrote["rows_per_s"] > 0 and {"warm", "cold"} == {row["cache"] for row in rows}
+    frame = 1 << 20  # what may be under way when the bound is reached
+    assert all(0 < row["log_bytes"] <= wrote["log_limit_bytes"] + frame for row in rows)
+
+
+def test_a_ledger_that_the_machine_has_no_room_for_is_refused_with_the_numbers(tmp_path):
+    with pytest.raises(NotApplicableError, match=r"2,000,000,000 accounts need \d+\.\d GiB of memory"):
+        recovery.measure(trial(tmp_path / "large", "size", accounts=2_000_000_000))
+    assert [] == list((tmp_path / "large").iterdir())
+
+
+def test_the_fit_finds_the_curve_that_the_times_were_made_of():
+    sizes = [1_000_000, 4_000_000, 16_000_000]
+    common = {"status": "ok", "part": "size", "cache": "warm", "log_mib": 8}
+    times = {"clean": (3.0, 0.0), "killed": (40.0, 2e-6), "index lost": (0.0, 1e-4)}
+    rows = pd.DataFrame(
+        [
+            {**common, "operation": "open", "accounts": n, "situation": situation, "open_ms": fixed + slope * n}
+            for situation, (fixed, slope) in times.items()
+            for n in sizes
+        ]
+        + [{**common, "operation": "read", "accounts": n, "read_ms": n * 5e-5} for n in sizes]
+    )
+    found = analysis.fits(rows, "warm").set_index("opening")
+    wanted = {"closed": (3.0, 0.0), "killed": (40.0, 2.0), "indexes lost": (0.0, 100.0), "reading once": (0.0, 50.0)}
+    for name, (fixed, slope) in wanted.items():
+        line = found.loc[name]
+        assert (fixed, slope) == pytest.approx((line["fixed ms"], line["ms for a million accounts"]), abs=1e-6)
+        assert fixed + slope * 268.435456 == pytest.approx(line["32 GiB, ms"])
+        assert line["worst relative error"] < 1e-6
+
+
+@pytest.mark.slow
+def test_a_run_gives_every_figure_and_its_notebook_runs(tmp_path, monkeypatch):
+    from experiments import progress
+
+    monkeypatch.setenv(runs.RESULTS_VARIABLE, str(tmp_path))
+    done = sweep.run([sweep.plan(spec.load("recovery"), "smoke")], progress.for_stream())
+    rows = runs.load(done.id, "recovery")
+    assert ["ok"] == list(rows["status"].unique())
+    found = analysis.figures(rows)
+    assert set(spec.load("recovery").figures) == {name for name in found if not name.endswith(("_lo", "_hi"))}
+    assert "not measured" not in analysis.answer(found) and len(analysis.headline(rows)) == 2
+    target = tmp_path / "out.ipynb"
+    notebooks.execute(spec.NOTEBOOKS / "32-recovery.ipynb", target, {"run_id": done.id})
+    assert "all hashes equal" in target.read_text(encoding="utf-8")
