@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import resource
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -159,6 +160,25 @@ def closed_loop(call: Callable[[Any], object], arguments: Sequence[Any]) -> np.n
         call(argument)
         latencies[i] = clock() - start
     return latencies
+
+
+def closed_loops(call: Callable[[Any], object], shares: Sequence[Sequence[Any]]) -> tuple[np.ndarray, float]:
+    """Run a closed loop over each share in a thread of its own; return all latencies in ns, and the seconds it took."""
+    latencies = [np.empty(0, np.int64)] * len(shares)
+    begin = threading.Barrier(len(shares) + 1)
+
+    def run(caller: int) -> None:
+        begin.wait()
+        latencies[caller] = closed_loop(call, shares[caller])
+
+    threads = [threading.Thread(target=run, args=(caller,)) for caller in range(len(shares))]
+    for thread in threads:
+        thread.start()
+    begin.wait()
+    start = time.perf_counter_ns()
+    for thread in threads:
+        thread.join()
+    return np.concatenate(latencies), (time.perf_counter_ns() - start) / 1e9
 
 
 def open_loop(call: Callable[[Any], object], arguments: Sequence[Any], calls_per_s: float) -> np.ndarray:

@@ -1,17 +1,9 @@
-"""Limits: the engine beside its floors, the bare disk and LMDB, all of them in turn in one process.
-
-Each round runs every part once, some calls each, in an order that rotates; ratios are made within a round, so
-that what slows the machine down slows both sides. There is one row a part and round; the row of round 0 carries
-the histogram of all calls of the part.
-"""
+"""Limits: the engine beside its floors, the bare disk and LMDB, all of them in turn in one process."""
 
 from __future__ import annotations
 
-import gc
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,19 +11,17 @@ import numpy as np
 from experiments import floors
 from experiments.baselines.lmdb_store import LmdbStore
 from experiments.floors import Places
-from experiments.measure import Histogram, closed_loop
+from experiments.measure import Histogram, closed_loop, closed_loops
 from experiments.trial import Operation, Outcome, Trial
 from experiments.trials import common, fresh
 from experiments.trials.frames import FrameWriter
+from experiments.trials.turns import Part, take_turns, timed, whole
 from experiments.workload import Workload
 from ledger import GeometricLedger, Options
 from ledger.storage.frames import frame_bytes
 
 CALLERS: Final = 2
 CHOICE_ROUNDS: Final = 7
-Part = Callable[[Any], tuple[np.ndarray, float]]
-"""Does the calls of its argument; returns their latencies in ns (none, if it has none) and the seconds they took."""
-NO_LATENCIES: Final = np.empty(0, np.int64)
 
 
 def measure(trial: Trial) -> Outcome:
@@ -53,68 +43,7 @@ def warm_up() -> None:
         assert floors.update(ledger._pool, ledger._view, words, places, 4) == 16
 
 
-# ---------------------------------------------------------------- parts in turn
-def timed(call: Callable[[Any], object]) -> Part:
-    """Return a part that makes one call for each argument, one after the other."""
-
-    def part(arguments: Sequence[Any]) -> tuple[np.ndarray, float]:
-        latencies = closed_loop(call, arguments)
-        return latencies, float(latencies.sum()) / 1e9
-
-    return part
-
-
-def whole(function: Callable[[Any], object]) -> Part:
-    """Return a part that hands all arguments to one call and times the whole."""
-
-    def part(arguments: Sequence[Any]) -> tuple[np.ndarray, float]:
-        start = time.perf_counter_ns()
-        function(arguments)
-        return NO_LATENCIES, (time.perf_counter_ns() - start) / 1e9
-
-    return part
-
-
-def take_turns(
-    parts: Mapping[str, Part], rounds: Iterable[Mapping[str, Sequence[Any]]], rows_per_call: int
-) -> list[Operation]:
-    """Run every part once a round, each round beginning with another; return a row for each part and round.
-
-    Parameters
-    ----------
-    parts
-        By name of the operation.
-    rounds
-        For each round the arguments of each part; made between rounds, when no clock runs.
-    rows_per_call
-        Rows that one argument stands for.
-    """
-    names = list(parts)
-    operations: list[Operation] = []
-    histograms = {name: Histogram() for name in names}
-    gc.collect()
-    gc.disable()
-    try:
-        for number, arguments in enumerate(rounds):
-            first = number % len(names)
-            for name in names[first:] + names[:first]:
-                calls = len(arguments[name])
-                rows = calls * rows_per_call
-                cpu_ns = -time.process_time_ns()
-                latencies, seconds = parts[name](arguments[name])
-                cpu_ns += time.process_time_ns()
-                histograms[name].add(latencies)
-                numbers = {"round": number, "calls": calls, "rows": rows, "seconds": seconds}
-                numbers |= {"rows_per_s": rows / seconds, "cpu_ns_per_row": cpu_ns / rows}
-                operations.append(Operation(name, numbers))
-    finally:
-        gc.enable()
-    for operation in operations:
-        if operation.numbers["round"] == 0 and histograms[operation.name].n:
-            operation.histograms["latency"] = histograms[operation.name]
-    return operations
-
-
+# ---------------------------------------------------------------- the best way of a part
 def choose(what: str, ways: Mapping[Any, Part], arguments: Sequence[Any], rows_per_call: int) -> tuple[Any, list[Any]]:
     """Run the ways of a part in turn and return the fastest by its median, and a row for each way."""
     rates: dict[Any, list[float]] = {way: [] for way in ways}
@@ -271,23 +200,8 @@ class Bench:
 
     def sync(self, numbers: Sequence[int]) -> tuple[np.ndarray, float]:
         """Write batches durably from two callers, each waiting for its own: two are in flight."""
-        latencies = [NO_LATENCIES] * CALLERS
-        begin = threading.Barrier(CALLERS + 1)
-
-        def call(caller: int) -> None:
-            mine = [number for number in numbers if number % CALLERS == caller]
-            begin.wait()
-            latencies[caller] = closed_loop(self.update_durably, mine)
-
-        threads = [threading.Thread(target=call, args=(caller,)) for caller in range(CALLERS)]
-        for thread in threads:
-            thread.start()
-        begin.wait()
-        start = time.perf_counter_ns()
-        for thread in threads:
-            thread.join()
-        seconds = (time.perf_counter_ns() - start) / 1e9
-        done = np.concatenate(latencies)
+        shares = [[number for number in numbers if number % CALLERS == caller] for caller in range(CALLERS)]
+        done, seconds = closed_loops(self.update_durably, shares)
         if len(done) != len(numbers):
             raise AssertionError(f"{len(done)} of {len(numbers)} durable batches were acknowledged")
         return done, seconds
