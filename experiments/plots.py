@@ -104,7 +104,9 @@ def lines(
         axes.plot(found.index, found["median"], **style)
         axes.fill_between(found.index.astype(float), found["min"], found["max"], color=style["color"], alpha=0.15, lw=0)
         ends.append((str(label), float(found["median"].iloc[-1]), style["color"]))
-    if not logy:
+    if logy:
+        _log_ticks(axes.yaxis, axes.get_ylim())
+    else:
         axes.set_ylim(bottom=0)
     _draw_marks(axes, marks or {})
     _label_ends(axes, ends)
@@ -136,6 +138,30 @@ def percentiles(histograms: Mapping[str, Histogram], rows: pd.DataFrame, *, titl
     return _finish(
         figure, rows, f"{title}. {_extent(ends, 'latency at the last shown percentile, µs')}", right=_longest(ends)
     )
+
+
+def timeline(
+    curves: Mapping[str, pd.Series],
+    rows: pd.DataFrame,
+    *,
+    title: str,
+    ylabel: str,
+    spans: Sequence[tuple[float, float]] = (),
+) -> Panel:
+    """Draw values against time in seconds (the index) on a log scale, with spans of time shaded."""
+    figure, axes = _panel(title, "time (s)", ylabel)
+    axes.set_yscale("log")
+    ends = []
+    for number, (label, values) in enumerate(curves.items()):
+        colour = COLOURS[number]
+        axes.plot(values.index.astype(float), values.astype(float), color=colour, lw=0.9)
+        ends.append((label, float(values.median()), colour))
+    for first, last in spans:
+        axes.axvspan(first, last, color=INK, alpha=0.13, lw=0)
+    axes.margins(x=0.01)
+    _log_ticks(axes.yaxis, axes.get_ylim())
+    _label_ends(axes, ends)
+    return _finish(figure, rows, f"{title}. {len(spans)} spans; medians: {_extent(ends, ylabel)}", right=_longest(ends))
 
 
 def distribution(
