@@ -103,7 +103,8 @@ def recover(
     start_state(control, shards, control.checkpoint_lsn)
     if report.clean:
         for shard in sorted(shards.image.broken_indexes):
-            passes.check_index(shard, progress)
+            with report.phase("check index"):
+                passes.check_index(shard, progress)
             report.indexes_rebuilt.append(shard)
     else:
         with report.phase("check index"):
