@@ -165,11 +165,11 @@ def target_panel(rows: pd.DataFrame) -> Panel:
 
 def rate_panel(rows: pd.DataFrame) -> Panel:
     """Draw the sustained rate of durable updates under each target."""
-    found = common.select(rows, "write", part="load").sort_values("recovery_target_s")
+    found = common.select(rows, "write", part="load").sort_values(["recovery_target_s", "keys"])
     names = found["recovery_target_s"].map(lambda target: f"target {target:g} s" if target else "no target")
     speeds = found.assign(name=names).pivot_table("rows_per_s", "name", "keys", "median", sort=False) / 1e6
     title = "Sustained durable updates by target"
-    return plots.bars(speeds, rows, title=title, xlabel="million updates a second")
+    return plots.bars(speeds[sorted(speeds)], rows, title=title, xlabel="million updates a second", log=True)
 
 
 def _target_figures(rows: pd.DataFrame, add: Any) -> dict[str, float]:
