@@ -35,20 +35,26 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 def group_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what threads with small batches of their own came to."""
     columns = ("rows_per_s", "batches_per_frame", "checkpoints")
-    chosen = _part(rows, "group").dropna(subset=["callers"])
+    chosen = _part(rows, "group")
+    if chosen.empty:
+        return chosen
     return common.table(chosen, ("batch_rows", "callers"), columns).drop(columns="operation")
 
 
 def submit_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what one thread came to that waited for each small batch, or handed all over: medians of the rounds."""
-    found = _part(rows, "submit").groupby("operation")[["batch_rows", "rows_per_s", "cpu_ns_per_row", "checkpoints"]]
-    return found.median(numeric_only=True).reset_index()
+    found = _part(rows, "submit").reindex(
+        columns=["operation", "batch_rows", "rows_per_s", "cpu_ns_per_row", "checkpoints"]
+    )
+    return found.groupby("operation", as_index=False).median()
 
 
 def beside_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the latencies of calls beside checkpoints and of the others."""
     chosen = _part(rows, "checkpoints")
     chosen = chosen[chosen["operation"].isin(_BESIDE)]
+    if chosen.empty:
+        return chosen
     return common.table(chosen, ("batch_rows", "arrival_calls_per_s"), ("checkpoints",))
 
 
@@ -113,7 +119,7 @@ def answer(found: dict[str, float]) -> str:
 
 def headline(rows: pd.DataFrame) -> list[Panel]:
     """Return the figures of the summary; the notebook has the others."""
-    return [throughput_panel(rows), group_panel(rows)]
+    return [panel for panel in (throughput_panel(rows), group_panel(rows)) if panel]
 
 
 def throughput_panel(rows: pd.DataFrame) -> Panel:
@@ -139,9 +145,11 @@ def over_none_panel(rows: pd.DataFrame) -> Panel:
     )  # fmt: skip
 
 
-def group_panel(rows: pd.DataFrame) -> Panel:
+def group_panel(rows: pd.DataFrame) -> Panel | None:
     """Draw durable updates a second against the number of threads, a line for each batch size."""
-    chosen = _part(rows, "group").dropna(subset=["callers"]).astype({"callers": int})
+    chosen = _part(rows, "group")
+    if chosen.empty:
+        return None
     names = chosen["batch_rows"].map(lambda rows: "1 row" if rows == 1 else f"{rows:,} rows")
     return plots.lines(
         chosen.assign(name=names).sort_values(["batch_rows", "callers"]), x="callers", y="rows_per_s", by="name",
@@ -150,9 +158,11 @@ def group_panel(rows: pd.DataFrame) -> Panel:
     )  # fmt: skip
 
 
-def checkpoint_panel(rows: pd.DataFrame) -> Panel:
+def checkpoint_panel(rows: pd.DataFrame) -> Panel | None:
     """Draw latency against time in one trial, with the checkpoints that were taken meanwhile."""
     chosen = _part(rows, "checkpoints")
+    if chosen.empty:
+        return None
     chosen = chosen[chosen["trial"] == chosen["trial"].min()]
     window = chosen[chosen["operation"] == "window"].set_index("at_s")
     spans = chosen.loc[chosen["operation"] == "checkpoint", ["at_s", "until_s"]]
@@ -206,21 +216,23 @@ def _named(rows: pd.DataFrame, operations: list[str], **levels: Any) -> pd.DataF
 
 
 def _part(rows: pd.DataFrame, part: str) -> pd.DataFrame:
-    """Return the measured rows of a part."""
-    return common.select(rows, part=part)
+    """Return the measured rows of a part; runs from before there were parts hold modes only."""
+    chosen = common.select(rows)
+    return chosen[chosen["part"] == part] if "part" in chosen else chosen[: len(chosen) if part == "modes" else 0]
 
 
 def _group_figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the figures of threads with single updates."""
     found: dict[str, float] = {}
-    chosen = _part(rows, "group").dropna(subset=["callers"])
-    chosen = chosen[chosen["batch_rows"] == chosen["batch_rows"].min()]
+    chosen = _part(rows, "group")
+    if chosen.empty:
+        return found
+    chosen = chosen[chosen["batch_rows"] == chosen["batch_rows"].min()].astype({"callers": int})
     speed = chosen.pivot_table("rows_per_s", "repeat", "callers").astype(float)
-    if len(speed):
-        common.add_interval(found, "group_gain", speed[speed.columns.max()] / speed[speed.columns.min()])
+    common.add_interval(found, "group_gain", speed[speed.columns.max()] / speed[speed.columns.min()])
     merged = common.merged(chosen[chosen["callers"] == chosen["callers"].max()], ["part"])
     for name, q in (("p50", 0.5), ("p99", 0.99)):
-        value = merged["group",].quantile(q) if merged else None
+        value = merged["group",].quantile(q)
         found |= common.numbers({f"group_single_{name}_us": None if value is None else value / 1e3})
     return found
 
@@ -228,8 +240,9 @@ def _group_figures(rows: pd.DataFrame) -> dict[str, float]:
 def _submit_figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the ratio of handing over to waiting, made within a round."""
     found: dict[str, float] = {}
-    speed = _part(rows, "submit").pivot_table("rows_per_s", ["trial", "round"], "operation").astype(float)
-    if len(speed):
+    chosen = _part(rows, "submit")
+    if not chosen.empty:
+        speed = chosen.pivot_table("rows_per_s", ["trial", "round"], "operation").astype(float)
         common.add_interval(found, "submit_over_blocking", speed["submit"] / speed["blocking"])
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +28,9 @@ open after {open_clean_32gib_ms} ms (closed), {open_killed_32gib_ms} ms (killed)
 GIB32_ACCOUNTS: Final = (32 << 30) // 128
 FIT: Final = "time = fixed + slope × accounts, both at least 0, least squares of the relative errors"
 _LINES: Final = {"clean": "closed", "read": "reading once", "killed": "killed", "index lost": "indexes lost"}
+_NAMES: Final = {
+    "closed": "open_clean", "reading once": "read_once", "killed": "open_killed", "indexes lost": "open_index_lost",
+}  # fmt: skip
 _PHASES: Final = ("map_ms", "check_index_ms", "redo_ms", "recount_ms", "ready_ms")
 
 
@@ -49,6 +53,8 @@ def lines(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
 
 def fits(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
     """Return the fitted curve of each line (see `FIT`), how well it fits, and what it says of 32 GiB of records."""
+    if not _measured(rows, "size"):
+        return pd.DataFrame()
     found = []
     for name, group in lines(rows, cache).groupby("line", sort=False):
         times = group.groupby("accounts")["open_ms"].median()
@@ -72,6 +78,16 @@ def figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the numbers of the summary, each with the ends of its 95 % interval where it was measured."""
     found: dict[str, float] = {}
     add = functools.partial(common.add_interval, found)
+    if _measured(rows, "size"):
+        _size_figures(rows, add)
+        found |= _projected(rows)
+    if _measured(rows, "load"):
+        found |= _target_figures(rows, add)
+    return found
+
+
+def _size_figures(rows: pd.DataFrame, add: Callable[[str, Any], None]) -> None:
+    """Add the figures of the largest ledger."""
     for cache, suffix in (("warm", ""), ("cold", "_cold")):
         shown = lines(rows, cache)
         large = shown[shown["accounts"] == shown["accounts"].max()]
@@ -80,23 +96,20 @@ def figures(rows: pd.DataFrame) -> dict[str, float]:
         killed = large[large["situation"] == "killed"]
         add(f"redo{suffix}_bytes_per_s", killed["log_bytes"].astype(float) / killed["redo_ms"].astype(float) * 1e3)
     add("read_once_ms", large.loc[large["situation"] == "read", "open_ms"])
-    found |= _target_figures(rows, add)
-    for name, text in {"clean": "closed", "killed": "killed", "index_lost": "indexes lost"}.items():
-        found[f"open_{name}_32gib_ms"] = _projected(rows, text)
-    found["read_once_32gib_ms"] = _projected(rows, "reading once")
-    return found
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return medians of opening, its phases and the first read, a row for each situation."""
     by = ["accounts", "situation", "cache", "log_mib"]
     columns = ["open_ms", *_PHASES, "first_get_ms", "resident_share"]
-    found = openings(rows)[[*by, *columns]].astype(dict.fromkeys(columns, float))
+    found = openings(rows).reindex(columns=[*by, *columns]).astype(dict.fromkeys(columns, float))
     return found.groupby(by, as_index=False).median()
 
 
 def load_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what the kills in the middle of a load came to: rate, length of the log, time to open."""
+    if not _measured(rows, "load"):
+        return pd.DataFrame()
     by = ["keys", "recovery_target_s"]
     wrote = common.select(rows, "write", part="load").groupby(by)[["rows_per_s", "checkpoints", "log_limit_bytes"]]
     found = under_load(rows)
@@ -126,11 +139,13 @@ def answer(found: dict[str, float]) -> str:
 
 def headline(rows: pd.DataFrame) -> list[Panel]:
     """Return the figures of the summary; the notebook has the others."""
-    return [size_panel(rows, "warm"), target_panel(rows)]
+    return [panel for panel in (size_panel(rows, "warm"), target_panel(rows)) if panel]
 
 
-def size_panel(rows: pd.DataFrame, cache: str) -> Panel:
+def size_panel(rows: pd.DataFrame, cache: str) -> Panel | None:
     """Draw the time to open against size, a line for each situation, and reading the files once beside them."""
+    if not _measured(rows, "size"):
+        return None
     where = "files in the page cache" if cache == "warm" else "files not in the page cache"
     return plots.lines(
         lines(rows, cache), x="accounts", y="open_ms", by="line", logx=True, logy=True,
@@ -138,8 +153,10 @@ def size_panel(rows: pd.DataFrame, cache: str) -> Panel:
     )  # fmt: skip
 
 
-def log_panel(rows: pd.DataFrame) -> Panel:
+def log_panel(rows: pd.DataFrame) -> Panel | None:
     """Draw the time to open after a kill against the length of the log, for the smallest and the largest ledger."""
+    if not _measured(rows, "size"):
+        return None
     found = openings(rows, situation="killed").astype({"open_ms": float, "log_mib": int})
     found = found[found["accounts"].isin([found["accounts"].min(), found["accounts"].max()])]
     names = found["accounts"].map(plots.short) + ", " + found["cache"]
@@ -150,8 +167,10 @@ def log_panel(rows: pd.DataFrame) -> Panel:
     )  # fmt: skip
 
 
-def target_panel(rows: pd.DataFrame) -> Panel:
+def target_panel(rows: pd.DataFrame) -> Panel | None:
     """Draw the time to open after kills in the middle of a load against the target, and the target itself."""
+    if not _measured(rows, "load"):
+        return None
     found = under_load(rows)
     found = found[found["recovery_target_s"] > 0].sort_values(["keys", "recovery_target_s"])
     aim = found.drop_duplicates("recovery_target_s").assign(keys="target")
@@ -163,8 +182,10 @@ def target_panel(rows: pd.DataFrame) -> Panel:
     )  # fmt: skip
 
 
-def rate_panel(rows: pd.DataFrame) -> Panel:
+def rate_panel(rows: pd.DataFrame) -> Panel | None:
     """Draw the sustained rate of durable updates under each target."""
+    if not _measured(rows, "load"):
+        return None
     found = common.select(rows, "write", part="load").sort_values(["recovery_target_s", "keys"])
     names = found["recovery_target_s"].map(lambda target: f"target {target:g} s" if target else "no target")
     speeds = found.assign(name=names).pivot_table("rows_per_s", "name", "keys", "median", sort=False) / 1e6
@@ -172,7 +193,12 @@ def rate_panel(rows: pd.DataFrame) -> Panel:
     return plots.bars(speeds[sorted(speeds)], rows, title=title, xlabel="million updates a second", log=True)
 
 
-def _target_figures(rows: pd.DataFrame, add: Any) -> dict[str, float]:
+def _measured(rows: pd.DataFrame, part: str) -> bool:
+    """Tell whether a part was measured."""
+    return not common.select(rows, part=part).empty
+
+
+def _target_figures(rows: pd.DataFrame, add: Callable[[str, Any], None]) -> dict[str, float]:
     """Return the figures of the longest target; those with an interval are added."""
     found, wrote = under_load(rows), common.select(rows, "write", part="load")
     aimed = found[found["recovery_target_s"] > 0]
@@ -188,7 +214,8 @@ def _target_figures(rows: pd.DataFrame, add: Any) -> dict[str, float]:
     return {"recovery_target_s": target, "open_over_target_worst": worst}
 
 
-def _projected(rows: pd.DataFrame, line: str) -> float:
-    """Return what the fit says of 32 GiB of records, the files in the page cache."""
+def _projected(rows: pd.DataFrame) -> dict[str, float]:
+    """Return what the fits say of 32 GiB of records, the files in the page cache; one size says nothing."""
     found = fits(rows, "warm")
-    return float(found.loc[found["opening"] == line, "32 GiB, ms"].iloc[0])
+    times = found[found["sizes"] > 1].set_index("opening")["32 GiB, ms"]
+    return {f"{_NAMES[line]}_32gib_ms": float(times[line]) for line in times.index}

@@ -60,3 +60,10 @@ def test_a_run_gives_every_figure_but_those_that_need_a_thousand_calls(tmp_path,
     assert set(spec.load("durability").figures) - missing == {n for n in found if not n.endswith(("_lo", "_hi"))}
     assert len(analysis.headline(rows)) == 2 and not analysis.beside_table(rows).empty
     assert (analysis.table(rows)["checkpoints"].dropna() == 0).all()
+    modes = rows[rows["part"] == "modes"].dropna(axis="columns", how="all")
+    for alone in (modes, modes.drop(columns="part")):  # as stored before there were parts
+        assert not any(name.startswith(("group", "submit", "checkpoint")) for name in analysis.figures(alone))
+        tables = (analysis.group_table, analysis.submit_table, analysis.beside_table)
+        assert all(table(alone).empty for table in tables) and not analysis.table(alone).empty
+        assert None is analysis.group_panel(alone) is analysis.checkpoint_panel(alone)
+        assert 1 == len(analysis.headline(alone))

@@ -86,6 +86,13 @@ def test_a_run_gives_every_figure_and_its_notebook_runs(tmp_path, monkeypatch):
     found = analysis.figures(rows)
     assert set(spec.load("recovery").figures) == {name for name in found if not name.endswith(("_lo", "_hi"))}
     assert "not measured" not in analysis.answer(found) and len(analysis.headline(rows)) == 2
+    for part, names in {"size": ("fits", "table"), "load": ("load_table",)}.items():
+        alone = rows[rows["part"] == part].dropna(axis="columns", how="all")
+        assert 1 == len(analysis.headline(alone)) and set(analysis.figures(alone)) < set(found)
+        assert analysis.answer(analysis.figures(alone))
+        for name in ("fits", "table", "load_table"):
+            shown = getattr(analysis, name)(alone, *(["warm"] if name == "fits" else []))
+            assert shown.empty is (name not in names)
     target = tmp_path / "out.ipynb"
     notebooks.execute(spec.NOTEBOOKS / "32-recovery.ipynb", target, {"run_id": done.id})
     assert "all hashes equal" in target.read_text(encoding="utf-8")
