@@ -3,6 +3,7 @@
 Nothing is taken on the word of the engine: operations, their order and what was durable when come from system
 calls alone, and so do acknowledgements, which the child writes to a pipe. A write counts from its call on, a sync
 or a write through O_DSYNC from its return on, and a sync covers only writes that had returned before it was called.
+`sync_file_range` promises nothing, and counts for nothing.
 
 Not covered are stores into mapped files (storage "shared"), folders whose own entry is lost, and failing calls. What
 strace shows of the watched folder and this module has no model of is an error, so that nothing is left out silently.
@@ -41,7 +42,7 @@ MODELLED = (*WRITES, *SYNCS, *OPENS, *RENAMES, *UNLINKS, "io_getevents", "close"
 # calls that change files and that the engine does not make; meeting one in the watched folder is an error
 FOREIGN = (
     "openat2", "writev", "pwritev", "pwritev2", "io_pgetevents", "io_uring_enter", "copy_file_range", "sendfile",
-    "splice", "link", "linkat", "symlink", "symlinkat", "truncate", "syncfs", "sync_file_range", "msync", "mmap", "dup",
+    "splice", "link", "linkat", "symlink", "symlinkat", "truncate", "syncfs", "msync", "mmap", "dup",
     "dup2", "dup3",
 )  # fmt: skip
 STRING_BYTES = 4 * 1024 * 1024
