@@ -504,6 +504,24 @@ def test_power_loss_in_mapped_files_asks_for_a_salvage_which_keeps_what_is_whole
         assert ledger.verify().ok
 
 
+@pytest.mark.parametrize("kind", [("msync", "shared"), ("none", "shared")], ids="-".join)
+@pytest.mark.parametrize("byte", [0, CELL_LSN * 8 + 3], ids=["balance", "LSN far ahead"])
+def test_a_damaged_cell_in_killed_mapped_files_is_no_batch_in_flight(tmp_path, kind, byte):
+    path = tmp_path / "book"
+    models = make(path, kind, seeds=(1, 2, 3), close=False)
+    before = tree(path)
+    flip_bit(path / "shard_001.bin", BLOCK_BYTES + CELL_A * 8 + byte)
+    damaged = tree(path)
+    for read_only in (True, False):
+        with pytest.raises(CorruptRecordError) as caught:
+            reopen(path, kind, read_only=read_only)
+        assert (1, path / "shard_001.bin") == (caught.value.shard, caught.value.path)
+        assert damaged | {"lock": b""} == tree(path) | {"lock": b""}, "nothing is rolled back"
+    restore(path, before)
+    with reopen(path, kind) as ledger:
+        assert_equal(models[-1], ledger)
+
+
 class Stop(BaseException):
     """The end of the process, as far as the disk can tell."""
 

@@ -13,6 +13,10 @@ from ledger.errors import CorruptIndexError, CorruptRecordError
 from ledger.kernels.index import measure_distances, rebuild_index, trim_index
 from ledger.kernels.records import check_records, roll_back, sum_records
 from ledger.layout import (
+    CELL_A,
+    CELL_B,
+    CELL_LSN,
+    LSN_BUSY,
     RECORD_BYTES,
     RECORD_WORDS,
     SHARD_CHECKED,
@@ -200,6 +204,29 @@ class Passes:
                 path=self.shards.image.file_path(shard, INDEX), shard=shard,
             )  # fmt: skip
         return distances
+
+    def check_killed(self, committed: int) -> None:
+        """Refuse cells that no kill leaves: what was in flight is of the next LSN, or marked as being written.
+
+        Raises
+        ------
+        CorruptRecordError
+            A cell up to `committed` fails its seal, or one is further ahead than a batch can be.
+        """
+        for shard in range(self.shards.count):
+            slots, out = int(self._word(shard, SHARD_SLOTS)), np.zeros(5, np.int64)
+            check_records(
+                self.view.records, self._word(shard, SHARD_RECORD_BASE), np.int64(slots), np.uint64(slots),
+                self._word(shard, SHARD_SEED), np.uint64(committed), out,
+            )  # fmt: skip
+            lsns = self.shards.record_words(shard, slots)[:, (CELL_A + CELL_LSN, CELL_B + CELL_LSN)]
+            ahead = np.count_nonzero((lsns > np.uint64(committed + 1)) & (lsns < np.uint64(LSN_BUSY)))
+            if out[0] or ahead:
+                path = self.shards.file_path(shard, RECORDS)
+                raise CorruptRecordError(
+                    f"{path}: {out[0]} cells fail their checksum, {ahead} are of a batch that never was",
+                    path=path, offset=0, shard=shard,
+                )  # fmt: skip
 
     def roll_back(self, committed: int) -> tuple[int, int, int]:
         """Undo what lies above `committed` in mapped files; returns cells undone, cells broken, greatest LSN."""

@@ -91,6 +91,8 @@ def recover(
         Power was lost under a mode that promises nothing for it, and `salvage` is False.
     CorruptLogError
         A frame that was durable is lost, or the replay came to other totals than the log, or to none that are named.
+    CorruptRecordError
+        Mapped files hold what no kill leaves.
     """
     view = shards.view
     assert view is not None
@@ -260,6 +262,8 @@ def _recover_mapped(
         raise SalvageNeededError(
             f'power was lost under durability "{control.durability}" with storage "shared", which promises nothing then'
         )
+    if not power_lost and not salvage:
+        passes.check_killed(mapped)
     undone, broken, greatest = passes.roll_back(EVERYTHING if mapped is None or power_lost else mapped)
     report.cells_undone, report.cells_broken, report.salvaged = undone, broken, power_lost
     committed = max(greatest, control.checkpoint_lsn) if mapped is None else max(mapped, greatest)
