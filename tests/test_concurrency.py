@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
 
 from ledger import ClosedError
+from ledger.layout import STATE_COMMITTED
 from tests.model import Model, assert_equal, make_accounts, make_key, make_keys, reopen_options, small_options
 
 KEYS = 4000
@@ -178,6 +180,26 @@ def test_small_batches_share_frames_and_each_keeps_its_order(book):
         model.update_batch(make_accounts(39, 3, first=10 * writer))
     model.lsn = stats.committed_lsn
     assert_equal(model, ledger)
+
+
+def test_a_frame_is_applied_only_when_the_one_before_it_is_committed(book, logged_mode):
+    ledger = book(small_options(*logged_mode))
+    apply, finish = ledger._applier.apply, ledger._log.files.finish_write
+    seen = []
+
+    def watched(rows, deletes, lsn, **more):
+        seen.append((lsn - 1, int(ledger._state[STATE_COMMITTED])))
+        apply(rows, deletes, lsn, **more)
+
+    def slowly(handle):
+        time.sleep(0.001)  # so that the next frame waits, its write under way
+        finish(handle)
+
+    ledger._applier.apply, ledger._log.files.finish_write = watched, slowly
+    for seed in range(30):
+        ledger.submit_batch(make_accounts(seed, 20), make_keys([seed]))  # a delete ends its frame
+    ledger.flush()
+    assert [(lsn, lsn) for lsn in range(30)] == seen
 
 
 def test_closing_under_readers_and_writers_ends_in_closed_errors_alone(tmp_path, book, mode):
