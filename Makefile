@@ -2,7 +2,7 @@
 # Paths are relative, so that the folder may have any name. PYTHON=... picks the interpreter for the set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-all fuzz lint format lab lock hooks clean
+.PHONY: help setup report test test-all crash fuzz lint format lab lock hooks clean
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 EXPERIMENTS = capacity hugepages prefetch durability
@@ -24,12 +24,15 @@ report: setup ## run the experiments; the last line is the path of the page (PRO
 
 test: lint ## the linter, then the fast tests (ARGS='-k name' picks some)
 	@. tools/home.sh && .venv/bin/python tools/compile_kernels.py
-	@$(RUN) pytest -n 2 --dist loadfile -m "not slow and not crash and not speed" $(ARGS)
+	@$(RUN) pytest -n 2 --dist loadfile -m "not slow and not speed" $(ARGS)
 
 test-all: lint ## the linter, then all tests, then the kernels' own with bounds checked
 	@. tools/home.sh && .venv/bin/python tools/compile_kernels.py
 	@. tools/home.sh && .venv/bin/python -m pytest -m "not speed" $(ARGS)
 	@. tools/home.sh && NUMBA_BOUNDSCHECK=1 exec .venv/bin/python -m pytest tests/kernels $(ARGS)
+
+crash: setup ## power cuts, kills, failing disks and damage by the thousand (ARGS=--quick: a tenth of it)
+	@$(RUN) tests.crash $(ARGS)
 
 fuzz: setup ## give parsers bytes that nobody wrote, SECONDS=600 for each; Linux on x86-64
 	@sh tools/fuzz.sh --seconds $(SECONDS) $(ARGS)

@@ -11,21 +11,8 @@ import threading
 import pytest
 
 from ledger import FailStopError, GeometricLedger
-from tests.crash import failing
 from tests.faults import FaultyFiles
 from tests.model import Model, make_accounts, make_key, make_keys, reopen_options, small_options
-
-KINDS = [("none", "private"), ("msync", "shared"), ("async", "memory"), ("sync", "private")]
-
-
-@pytest.mark.parametrize("kind", KINDS, ids="-".join)
-@pytest.mark.parametrize(("error", "half"), [(errno.ENOSPC, False), (errno.EIO, True)], ids=["full", "short"])
-def test_a_call_that_fails_loses_nothing_that_was_acknowledged(tmp_path, kind, error, half):
-    found = failing.Faults()
-    for start in failing.STARTS:
-        failing.fail_everywhere(tmp_path, kind, start, error, half, found, step=6)
-    assert [] == found.violations
-    assert found.count > 10
 
 
 @pytest.mark.parametrize("kind", [("async", "private"), ("sync", "private"), ("sync", "memory")], ids="-".join)

@@ -366,13 +366,6 @@ def test_a_kill_in_the_middle_of_snapshots_keeps_what_the_mode_promises(tmp_path
     kill_writers(tmp_path, kind, 4, 2, 1)
 
 
-@pytest.mark.crash
-@pytest.mark.parametrize("snapshots", [1, 4, 30])
-@modes
-def test_many_kills_keep_what_the_mode_promises(tmp_path, kind, snapshots):
-    kill_writers(tmp_path, kind, 40, 3 + snapshots, snapshots)
-
-
 def kill_closers(path, kind, times, seed):
     choose = random.Random(seed)
     GeometricLedger.open(path, small_options(*kind, **ABOUT)).close()
@@ -403,12 +396,6 @@ def test_a_kill_while_closing_leaves_the_state_before_or_after(tmp_path, kind):
     kill_closers(tmp_path, kind, 4, 5)
 
 
-@pytest.mark.crash
-@modes
-def test_many_kills_while_closing_leave_the_state_before_or_after(tmp_path, kind):
-    kill_closers(tmp_path, kind, 50, 6)
-
-
 def kill_recoveries(path, kind, times, seed):
     choose = random.Random(seed)
     GeometricLedger.open(path, small_options(*kind, **ABOUT)).close()
@@ -425,12 +412,6 @@ def kill_recoveries(path, kind, times, seed):
 @modes
 def test_a_killed_recovery_loses_nothing(tmp_path, kind):
     kill_recoveries(tmp_path, kind, 5, 7)
-
-
-@pytest.mark.crash
-@modes
-def test_many_killed_recoveries_lose_nothing(tmp_path, kind):
-    kill_recoveries(tmp_path, kind, 60, 8)
 
 
 @modes
