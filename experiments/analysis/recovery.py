@@ -26,7 +26,12 @@ open after {open_clean_32gib_ms} ms (closed), {open_killed_32gib_ms} ms (killed)
 (indexes lost), and read once in {read_once_32gib_ms} ms.
 """
 GIB32_ACCOUNTS: Final = (32 << 30) // 128
-FIT: Final = "time = fixed + slope × accounts, both at least 0, least squares of the relative errors"
+ACCOUNTS_PER_BLOCK: Final = 4096 // 128
+FIT: Final = (
+    "time = fixed + a × accounts + b × rows of the log + c × record blocks that these touch, none below 0, "
+    "least squares of the relative errors"
+)
+_TERMS: Final = ("an account", "a row of the log", "a block that it touches")
 _LINES: Final = {"clean": "closed", "read": "reading once", "killed": "killed", "index lost": "indexes lost"}
 _NAMES: Final = {
     "closed": "open_clean", "reading once": "read_once", "killed": "open_killed", "indexes lost": "open_index_lost",
@@ -39,39 +44,57 @@ def openings(rows: pd.DataFrame, part: str = "size", **levels: Any) -> pd.DataFr
     return common.select(rows, "open", part=part, **levels)
 
 
-def lines(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
-    """Return the times of each situation, killed with the longest log, and of reading once, by size."""
-    found = openings(rows, cache=cache)
-    found = found[(found["situation"] != "killed") | (found["log_mib"] == found["log_mib"].max())]
-    read = common.select(rows, "read", part="size")
-    both = pd.concat([found, read.assign(situation="read", open_ms=read["read_ms"])])
+def times(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
+    """Return the times of each situation and of reading once, named as people call them, in a steady order."""
+    found, read = openings(rows, cache=cache), common.select(rows, "read", part="size")
+    both = pd.concat([found, read.assign(situation="read", open_ms=read["read_ms"], redo_rows=0)])
     name = pd.Categorical(both["situation"].map(_LINES), list(_LINES.values()))
-    both = both.assign(line=name).sort_values(["line", "accounts"]).astype({"line": str, "open_ms": float})
+    both = both.assign(line=name).sort_values(["line", "accounts"])
+    both = both.astype({"line": str, "open_ms": float, "redo_rows": float})
     both.attrs = rows.attrs
     return both
 
 
+def lines(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
+    """Return the same, after kills only with the longest log."""
+    found = times(rows, cache)
+    return found[(found["situation"] != "killed") | (found["log_mib"] == found["log_mib"].max())]
+
+
 def fits(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
-    """Return the fitted curve of each line (see `FIT`), how well it fits, and what it says of 32 GiB of records."""
+    """Return the fitted curve of each line (see `FIT`), how well it fits, and what it says of 32 GiB of records.
+
+    After a kill it is for the longest log that was measured.
+    """
     if not _measured(rows, "size"):
         return pd.DataFrame()
     found = []
-    for name, group in lines(rows, cache).groupby("line", sort=False):
-        times = group.groupby("accounts")["open_ms"].median()
-        sizes = times.index.to_numpy(float)
-        (fixed, slope), _ = nnls(np.stack([1 / times, sizes / times], axis=1), np.ones(len(times)))
-        worst = float(np.abs((fixed + slope * sizes) / times - 1).max())
+    for name, group in times(rows, cache).groupby("line", sort=False):
+        cells = group.groupby(["accounts", "redo_rows"], as_index=False)["open_ms"].median()
+        shares = _terms(cells["accounts"], cells["redo_rows"]) / cells[["open_ms"]].to_numpy()
+        factors, _ = nnls(shares, np.ones(len(cells)))
+        large = _terms(pd.Series([GIB32_ACCOUNTS]), pd.Series([cells["redo_rows"].max()]))
         found.append(
             {
                 "opening": name,
-                "sizes": len(times),
-                "fixed ms": fixed,
-                "ms for a million accounts": slope * 1e6,
-                "worst relative error": worst,
-                "32 GiB, ms": fixed + slope * GIB32_ACCOUNTS,
+                "sizes": cells["accounts"].nunique(),
+                "fixed ms": factors[0],
+                **{f"µs for {term}": factor * 1e3 for term, factor in zip(_TERMS, factors[1:], strict=True)},
+                "worst relative error": float(np.abs(shares @ factors - 1).max()),
+                "32 GiB, ms": float((large @ factors)[0]),
             }
         )
     return pd.DataFrame(found)
+
+
+def _terms(accounts: pd.Series, log_rows: pd.Series) -> np.ndarray:
+    """Return what the time is made of: a constant, accounts, rows of the log, and the blocks that those touch.
+
+    So many random rows leave of each block untouched what a Poisson distribution says.
+    """
+    size, count = accounts.to_numpy(float), log_rows.to_numpy(float)
+    blocks = size / ACCOUNTS_PER_BLOCK
+    return np.stack([np.ones_like(size), size, count, blocks * -np.expm1(-count / blocks)], axis=1)
 
 
 def figures(rows: pd.DataFrame) -> dict[str, float]:
@@ -139,7 +162,7 @@ def answer(found: dict[str, float]) -> str:
 
 def headline(rows: pd.DataFrame) -> list[Panel]:
     """Return the figures of the summary; the notebook has the others."""
-    return [panel for panel in (size_panel(rows, "warm"), target_panel(rows)) if panel]
+    return [panel for panel in (size_panel(rows, "warm"), rate_panel(rows)) if panel]
 
 
 def size_panel(rows: pd.DataFrame, cache: str) -> Panel | None:
@@ -173,6 +196,8 @@ def target_panel(rows: pd.DataFrame) -> Panel | None:
         return None
     found = under_load(rows)
     found = found[found["recovery_target_s"] > 0].sort_values(["keys", "recovery_target_s"])
+    if found["recovery_target_s"].nunique() < 2:
+        return None
     aim = found.drop_duplicates("recovery_target_s").assign(keys="target")
     both = pd.concat([found.assign(seconds=found["open_ms"] / 1e3), aim.assign(seconds=aim["recovery_target_s"])])
     both.attrs = rows.attrs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -55,24 +57,31 @@ def test_a_ledger_that_the_machine_has_no_room_for_is_refused_with_the_numbers(t
 
 
 def test_the_fit_finds_the_curve_that_the_times_were_made_of():
-    sizes = [1_000_000, 4_000_000, 16_000_000]
-    common = {"status": "ok", "part": "size", "cache": "warm", "log_mib": 8}
-    times = {"clean": (3.0, 0.0), "killed": (40.0, 2e-6), "index lost": (0.0, 1e-4)}
-    rows = pd.DataFrame(
-        [
-            {**common, "operation": "open", "accounts": n, "situation": situation, "open_ms": fixed + slope * n}
-            for situation, (fixed, slope) in times.items()
-            for n in sizes
-        ]
-        + [{**common, "operation": "read", "accounts": n, "read_ms": n * 5e-5} for n in sizes]
-    )
+    def touched(n, log_rows):
+        return n / 32 * (1 - math.exp(-log_rows / (n / 32)))
+
+    common = {"status": "ok", "part": "size", "cache": "warm"}
+    made = []
+    for n in (1_000_000, 4_000_000, 16_000_000):
+        made.append({"operation": "read", "accounts": n, "read_ms": n * 5e-5})
+        opening = {"operation": "open", "accounts": n, "redo_rows": 0}
+        made.append({**opening, "situation": "clean", "open_ms": 3.0})
+        made.append({**opening, "situation": "index lost", "open_ms": n * 1e-4})
+        for log_rows in (10_000, 100_000, 1_000_000):
+            time = 40.0 + n * 2e-6 + log_rows * 1e-4 + touched(n, log_rows) * 7e-3
+            made.append({**opening, "situation": "killed", "redo_rows": log_rows, "open_ms": time})
+    rows = pd.DataFrame([{**common, **row} for row in made])
     found = analysis.fits(rows, "warm").set_index("opening")
-    wanted = {"closed": (3.0, 0.0), "killed": (40.0, 2.0), "indexes lost": (0.0, 100.0), "reading once": (0.0, 50.0)}
-    for name, (fixed, slope) in wanted.items():
-        line = found.loc[name]
-        assert (fixed, slope) == pytest.approx((line["fixed ms"], line["ms for a million accounts"]), abs=1e-6)
-        assert fixed + slope * 268.435456 == pytest.approx(line["32 GiB, ms"])
-        assert line["worst relative error"] < 1e-6
+    large = 1 << 28
+    wanted = {
+        "closed": 3.0,
+        "killed": 40.0 + large * 2e-6 + 1e6 * 1e-4 + touched(large, 1e6) * 7e-3,
+        "indexes lost": large * 1e-4,
+        "reading once": large * 5e-5,
+    }
+    for name, time in wanted.items():
+        assert time == pytest.approx(found.loc[name, "32 GiB, ms"], rel=1e-4)
+        assert found.loc[name, "worst relative error"] < 1e-6
 
 
 @pytest.mark.slow
