@@ -47,7 +47,7 @@ def test_a_kill_in_the_middle_of_a_load_leaves_no_more_log_than_the_target_allow
     rows = opened(outcome, round=0)
     assert wrote["checkpoints"] > 0 and wrote["rows_per_s"] > 0 and {"warm", "cold"} == {row["cache"] for row in rows}
     frame = 1 << 20  # what may be under way when the bound is reached
-    assert all(0 < row["log_bytes"] <= wrote["log_limit_bytes"] + frame for row in rows)
+    assert all(row["log_bytes"] <= wrote["log_limit_bytes"] + frame for row in rows)
 
 
 def test_a_ledger_that_the_machine_has_no_room_for_is_refused_with_the_numbers(tmp_path):
