@@ -67,9 +67,9 @@ def run(plan: Plan, *, run_id: str = "", rerun: bool = False) -> pd.DataFrame:
     return runs.load(sweep.run([plan], teller).id, name)
 
 
-def show(rows: pd.DataFrame, caption: str = "") -> Table:
-    """Return a table that shows whole numbers exactly."""
-    return Table(rows, caption)
+def show(rows: pd.DataFrame | None, caption: str = "") -> Table | None:
+    """Return a table that shows whole numbers exactly; None for None, which stands for what was not measured."""
+    return None if rows is None else Table(rows, caption)
 
 
 def checks(rows: pd.DataFrame) -> Table:

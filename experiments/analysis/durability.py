@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,34 +28,45 @@ checkpoint is {checkpoint_p99_ratio} times that of the others.
 _BESIDE: Final = ("beside_checkpoints", "between_checkpoints")
 
 
+def _of(part: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Have a panel or table be None where its part was not measured."""
+
+    def wrap(make: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(make)
+        def made(rows: pd.DataFrame, *arguments: Any) -> Any:
+            return None if _part(rows, part).empty else make(rows, *arguments)
+
+        return made
+
+    return wrap
+
+
+@_of("modes")
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return medians of throughput, bytes, CPU time and latencies of each cell; the bare disk beside them."""
     return common.table(_part(rows, "modes"), FACTORS, COLUMNS)
 
 
+@_of("group")
 def group_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what threads with small batches of their own came to."""
     columns = ("rows_per_s", "batches_per_frame", "checkpoints")
     chosen = _part(rows, "group")
-    if chosen.empty:
-        return chosen
     return common.table(chosen, ("batch_rows", "callers"), columns).drop(columns="operation")
 
 
+@_of("submit")
 def submit_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return what one thread came to that waited for each small batch, or handed all over: medians of the rounds."""
-    found = _part(rows, "submit").reindex(
-        columns=["operation", "batch_rows", "rows_per_s", "cpu_ns_per_row", "checkpoints"]
-    )
-    return found.groupby("operation", as_index=False).median()
+    columns = ["operation", "batch_rows", "rows_per_s", "cpu_ns_per_row", "checkpoints"]
+    return _part(rows, "submit")[columns].groupby("operation", as_index=False).median()
 
 
+@_of("checkpoints")
 def beside_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the latencies of calls beside checkpoints and of the others."""
     chosen = _part(rows, "checkpoints")
     chosen = chosen[chosen["operation"].isin(_BESIDE)]
-    if chosen.empty:
-        return chosen
     return common.table(chosen, ("batch_rows", "arrival_calls_per_s"), ("checkpoints",))
 
 
@@ -73,7 +85,22 @@ def over_none(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def figures(rows: pd.DataFrame) -> dict[str, float]:
-    """Return the numbers of the summary."""
+    """Return the numbers of the summary, of the parts that were measured."""
+    makers = {
+        "modes": _mode_figures,
+        "group": _group_figures,
+        "submit": _submit_figures,
+        "checkpoints": _beside_figures,
+    }
+    found: dict[str, float] = {}
+    for part, make in makers.items():
+        if not _part(rows, part).empty:
+            found |= make(rows)
+    return found
+
+
+def _mode_figures(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the figures of the modes."""
     modes = _part(rows, "modes")
     batches = sorted(modes["batch_rows"].unique())
     single, large = batches[0], batches[-1]
@@ -109,7 +136,7 @@ def figures(rows: pd.DataFrame) -> dict[str, float]:
         "msync_bytes_per_update": at("bytes_written_per_row", "msync", large, storage="shared"),
         "sync_cpu_ns_per_update": at("cpu_ns_per_row", "sync", large),
     }
-    return common.numbers(found) | _group_figures(rows) | _submit_figures(rows) | _checkpoint_figures(rows)
+    return common.numbers(found)
 
 
 def answer(found: dict[str, float]) -> str:
@@ -122,6 +149,7 @@ def headline(rows: pd.DataFrame) -> list[Panel]:
     return [panel for panel in (throughput_panel(rows), group_panel(rows)) if panel]
 
 
+@_of("modes")
 def throughput_panel(rows: pd.DataFrame) -> Panel:
     """Draw updates a second against batch size, a line for each mode, and the bare disk."""
     return plots.lines(
@@ -137,6 +165,7 @@ def throughput_panel(rows: pd.DataFrame) -> Panel:
     )
 
 
+@_of("modes")
 def over_none_panel(rows: pd.DataFrame) -> Panel:
     """Draw what each mode costs against batch size, as a ratio to none."""
     return plots.lines(
@@ -145,11 +174,10 @@ def over_none_panel(rows: pd.DataFrame) -> Panel:
     )  # fmt: skip
 
 
-def group_panel(rows: pd.DataFrame) -> Panel | None:
+@_of("group")
+def group_panel(rows: pd.DataFrame) -> Panel:
     """Draw durable updates a second against the number of threads, a line for each batch size."""
     chosen = _part(rows, "group")
-    if chosen.empty:
-        return None
     names = chosen["batch_rows"].map(lambda rows: "1 row" if rows == 1 else f"{rows:,} rows")
     return plots.lines(
         chosen.assign(name=names).sort_values(["batch_rows", "callers"]), x="callers", y="rows_per_s", by="name",
@@ -158,11 +186,10 @@ def group_panel(rows: pd.DataFrame) -> Panel | None:
     )  # fmt: skip
 
 
-def checkpoint_panel(rows: pd.DataFrame) -> Panel | None:
+@_of("checkpoints")
+def checkpoint_panel(rows: pd.DataFrame) -> Panel:
     """Draw latency against time in one trial, with the checkpoints that were taken meanwhile."""
     chosen = _part(rows, "checkpoints")
-    if chosen.empty:
-        return None
     chosen = chosen[chosen["trial"] == chosen["trial"].min()]
     window = chosen[chosen["operation"] == "window"].set_index("at_s")
     spans = chosen.loc[chosen["operation"] == "checkpoint", ["at_s", "until_s"]]
@@ -173,6 +200,7 @@ def checkpoint_panel(rows: pd.DataFrame) -> Panel | None:
     )  # fmt: skip
 
 
+@_of("modes")
 def latency_panel(rows: pd.DataFrame, pick: Callable[[pd.Series], int]) -> Panel:
     """Draw the percentile curves of a batch of the least or greatest size, for each mode and the bare disk."""
     batch_rows = pick(_part(rows, "modes")["batch_rows"])
@@ -182,6 +210,7 @@ def latency_panel(rows: pd.DataFrame, pick: Callable[[pd.Series], int]) -> Panel
     return plots.percentiles(curves, rows, title=f"Latency of an acknowledged batch of {words}")
 
 
+@_of("modes")
 def cost_panel(rows: pd.DataFrame, column: str, label: str, title: str) -> Panel:
     """Draw what an update costs against batch size, a line for each mode."""
     chosen = _named(rows, ["update"])
@@ -192,6 +221,7 @@ def cost_panel(rows: pd.DataFrame, column: str, label: str, title: str) -> Panel
     )  # fmt: skip
 
 
+@_of("modes")
 def open_loop_panel(rows: pd.DataFrame) -> Panel | None:
     """Draw closed beside open loop for single durable updates: what waiting calls add."""
     chosen = common.select(_part(rows, "modes"), "update", durability=["sync", "async"], batch_rows=1)
@@ -225,8 +255,6 @@ def _group_figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the figures of threads with single updates."""
     found: dict[str, float] = {}
     chosen = _part(rows, "group")
-    if chosen.empty:
-        return found
     chosen = chosen[chosen["batch_rows"] == chosen["batch_rows"].min()].astype({"callers": int})
     speed = chosen.pivot_table("rows_per_s", "repeat", "callers").astype(float)
     common.add_interval(found, "group_gain", speed[speed.columns.max()] / speed[speed.columns.min()])
@@ -240,14 +268,12 @@ def _group_figures(rows: pd.DataFrame) -> dict[str, float]:
 def _submit_figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the ratio of handing over to waiting, made within a round."""
     found: dict[str, float] = {}
-    chosen = _part(rows, "submit")
-    if not chosen.empty:
-        speed = chosen.pivot_table("rows_per_s", ["trial", "round"], "operation").astype(float)
-        common.add_interval(found, "submit_over_blocking", speed["submit"] / speed["blocking"])
+    speed = _part(rows, "submit").pivot_table("rows_per_s", ["trial", "round"], "operation").astype(float)
+    common.add_interval(found, "submit_over_blocking", speed["submit"] / speed["blocking"])
     return found
 
 
-def _checkpoint_figures(rows: pd.DataFrame) -> dict[str, float]:
+def _beside_figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the figures of calls beside checkpoints, all repeats together."""
     merged = common.merged(_part(rows, "checkpoints"), ["operation"])
     beside, between = (merged[name,].quantile(0.99) if (name,) in merged else None for name in _BESIDE)

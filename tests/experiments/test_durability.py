@@ -64,6 +64,10 @@ def test_a_run_gives_every_figure_but_those_that_need_a_thousand_calls(tmp_path,
     for alone in (modes, modes.drop(columns="part")):  # as stored before there were parts
         assert not any(name.startswith(("group", "submit", "checkpoint")) for name in analysis.figures(alone))
         tables = (analysis.group_table, analysis.submit_table, analysis.beside_table)
-        assert all(table(alone).empty for table in tables) and not analysis.table(alone).empty
+        assert {None} == {table(alone) for table in tables} and not analysis.table(alone).empty
         assert None is analysis.group_panel(alone) is analysis.checkpoint_panel(alone)
         assert 1 == len(analysis.headline(alone))
+    others = rows[rows["part"] != "modes"].dropna(axis="columns", how="all")
+    assert {"group_gain", "submit_over_blocking"} <= set(analysis.figures(others)) < set(found)
+    assert 1 == len(analysis.headline(others)) and analysis.answer(analysis.figures(others))
+    assert None is analysis.table(others) is analysis.over_none_panel(others) is analysis.latency_panel(others, min)
