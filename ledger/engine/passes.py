@@ -222,7 +222,7 @@ class Passes:
             lsns = self.shards.record_words(shard, slots)[:, (CELL_A + CELL_LSN, CELL_B + CELL_LSN)]
             ahead = np.count_nonzero((lsns > np.uint64(committed + 1)) & (lsns < np.uint64(LSN_BUSY)))
             if out[0] or ahead:
-                path = self.shards.file_path(shard, RECORDS)
+                path = self.shards.image.file_path(shard, RECORDS)
                 raise CorruptRecordError(
                     f"{path}: {out[0]} cells fail their checksum, {ahead} are of a batch that never was",
                     path=path, offset=0, shard=shard,
