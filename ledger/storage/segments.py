@@ -222,8 +222,9 @@ class SegmentStore:
         """Start to make the next segment, unless it is there or being made."""
         if self.next is None and self._thread is None and self._error is None:
             arguments = (self.current.sequence + 1, self.size_for(0))
-            self._thread = threading.Thread(target=self._prepare, args=arguments, name="log-segment", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._prepare, args=arguments, name="log-segment", daemon=True)
+            thread.start()
+            self._thread = thread  # once started: another thread may wait for what it finds here
 
     def _prepare(self, sequence: int, size: int) -> None:
         """Make the next segment; an error waits for whoever needs it."""

@@ -321,6 +321,21 @@ def test_the_next_segment_is_ready_before_it_is_needed(folder):
     log.close()
 
 
+def test_a_segment_that_is_about_to_be_made_may_be_waited_for(folder, monkeypatch):
+    log = create(folder)
+
+    class Late(threading.Thread):
+        def start(self):
+            log.wait_prepared()  # as the thread of a checkpoint may, at this moment
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Late)
+    append(log, 10)
+    log.wait_prepared()
+    assert 2 == log.store.next.sequence
+    log.close()
+
+
 def test_two_syncs_at_once_both_wait_for_the_disk(folder):
     class SlowFiles(Files):
         entered, leave = threading.Event(), threading.Event()
