@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 
 import ledger
-from tests.crash import canaries, cuts, damage, failing, kills
+from tests.crash import canaries, cuts, damage, failing, kills, syscalls
 from tests.crash.disk import memory_folder
 from tests.model import LOGGED_MODES, MODES
 
@@ -110,6 +110,15 @@ def do_damage(result: Result, folder: Path, name: str, seed: int, step: int) -> 
     result.outcomes, result.violations = found.outcomes, found.violations
 
 
+def trace_calls(result: Result, folder: Path, images: int) -> None:
+    """Cut what strace saw of the system calls."""
+    findings = syscalls.run(folder, images, 1)
+    if isinstance(findings, str):
+        result.outcomes[findings] += 1
+    else:
+        result.add(findings)
+
+
 def find_out(result: Result, folder: Path, number: int, rounds: int) -> None:
     """Look whether a wrong engine is found out."""
     canary = canaries.CANARIES[number]
@@ -129,6 +138,7 @@ def tasks(quick: bool) -> Iterator[Task]:
     works = [*((kind, "steady_work") for kind in UNMAPPED), *((kind, "killed_work") for kind in LOGGED_MODES)]
     for seed, (kind, work) in itertools.product(range(1 if quick else 4), works):
         yield "cuts", f"{'-'.join(kind)} {work.partition('_')[0]}", cut_work, (kind, work, 200 if quick else 600, seed)
+    yield "syscalls", "as strace sees them", trace_calls, (600 // less,)
     for kind in UNMAPPED:
         for seed in range(1 if quick else 2):
             yield "syncs", "-".join(kind), fail_syncs, (kind, 20 if quick else 2, seed)
