@@ -505,12 +505,14 @@ def test_power_loss_in_mapped_files_asks_for_a_salvage_which_keeps_what_is_whole
 
 
 @pytest.mark.parametrize("kind", [("msync", "shared"), ("none", "shared")], ids="-".join)
-@pytest.mark.parametrize("byte", [0, CELL_LSN * 8 + 3], ids=["balance", "LSN far ahead"])
-def test_a_damaged_cell_in_killed_mapped_files_is_no_batch_in_flight(tmp_path, kind, byte):
+@pytest.mark.parametrize(
+    ("byte", "bit"), [(0, 0), (CELL_LSN * 8 + 3, 0), (CELL_LSN * 8 + 7, 7)], ids=["balance", "LSN far ahead", "mark"]
+)
+def test_a_damaged_cell_in_killed_mapped_files_is_no_batch_in_flight(tmp_path, kind, byte, bit):
     path = tmp_path / "book"
     models = make(path, kind, seeds=(1, 2, 3), close=False)
     before = tree(path)
-    flip_bit(path / "shard_001.bin", BLOCK_BYTES + CELL_A * 8 + byte)
+    flip_bit(path / "shard_001.bin", BLOCK_BYTES + CELL_A * 8 + byte, bit)
     damaged = tree(path)
     for read_only in (True, False):
         with pytest.raises(CorruptRecordError) as caught:

@@ -206,25 +206,26 @@ class Passes:
         return distances
 
     def check_killed(self, committed: int) -> None:
-        """Refuse cells that no kill leaves: what was in flight is of the next LSN, or marked as being written.
+        """Refuse what no kill leaves: cells in flight are of the next LSN, or marked as being written.
 
         Raises
         ------
         CorruptRecordError
-            A cell up to `committed` fails its seal, or one is further ahead than a batch can be.
+            A cell up to `committed` fails its seal, one is further ahead than a batch can be, or a slot that the last
+            checkpoint had given out has none.
         """
         for shard in range(self.shards.count):
             slots, out = int(self._word(shard, SHARD_SLOTS)), np.zeros(5, np.int64)
             check_records(
-                self.view.records, self._word(shard, SHARD_RECORD_BASE), np.int64(slots), np.uint64(slots),
-                self._word(shard, SHARD_SEED), np.uint64(committed), out,
+                self.view.records, self._word(shard, SHARD_RECORD_BASE), np.int64(slots),
+                np.uint64(self.shards.control.used(shard)), self._word(shard, SHARD_SEED), np.uint64(committed), out,
             )  # fmt: skip
             lsns = self.shards.record_words(shard, slots)[:, (CELL_A + CELL_LSN, CELL_B + CELL_LSN)]
-            ahead = np.count_nonzero((lsns > np.uint64(committed + 1)) & (lsns < np.uint64(LSN_BUSY)))
-            if out[0] or ahead:
+            ahead = np.count_nonzero((lsns > np.uint64(committed + 1)) & (lsns != np.uint64(LSN_BUSY)))
+            if out[0] or out[2] or ahead:
                 path = self.shards.image.file_path(shard, RECORDS)
                 raise CorruptRecordError(
-                    f"{path}: {out[0]} cells fail their checksum, {ahead} are of a batch that never was",
+                    f"{path}: {out[0]} cells fail their checksum, {ahead} are of no batch, {out[2]} slots have lost theirs",
                     path=path, offset=0, shard=shard,
                 )  # fmt: skip
 
