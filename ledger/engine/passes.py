@@ -225,7 +225,7 @@ class Passes:
             if out[0] or out[2] or ahead:
                 path = self.shards.image.file_path(shard, RECORDS)
                 raise CorruptRecordError(
-                    f"{path}: {out[0]} cells fail their checksum, {ahead} are of no batch, {out[2]} slots have lost theirs",
+                    f"{path}: {out[0]} cells fail their checksum, {ahead} are of no batch, {out[2]} slots lost theirs",
                     path=path, offset=0, shard=shard,
                 )  # fmt: skip
 
