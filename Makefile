@@ -49,7 +49,7 @@ lab: setup ## open the notebooks in JupyterLab
 	@root=; [ "$$(id -u)" != 0 ] || root=--allow-root; $(RUN) jupyterlab $$root $(ARGS) notebooks/00-tour.ipynb
 
 lock: setup ## renew the lock files and environment.yml from pyproject.toml (ARGS=--upgrade for newest versions)
-	@. tools/home.sh && $(COMPILE) pyproject.toml --extra workbench --extra dev $(ARGS) -o requirements.lock
+	@. tools/home.sh && $(COMPILE) pyproject.toml --extra workbench --extra baselines --extra dev $(ARGS) -o requirements.lock
 	@. tools/home.sh && $(COMPILE) --group fuzz --no-build $(ARGS) -o requirements-fuzz.lock
 	@. tools/home.sh && .venv/bin/python tools/conda_environment.py
 	@sh tools/setup.sh
