@@ -240,7 +240,7 @@ class Opener:
         """Open for writing: log resumed, image whole, control block durably open, marker gone."""
         control, options, report = self.control, self.options, self.report
         control.epoch += 1
-        if report.bytes_read >= REDO_BYTES_TIMED:
+        if report.bytes_read >= REDO_BYTES_TIMED and not report.blocks_fetched:
             control.redo_bytes_per_s = int(report.bytes_read / report.seconds["redo"])
         assert self.shards.view is not None
         if scan is not None:

@@ -26,6 +26,9 @@ class RecoveryReport:
     torn_frames : int
         Frames behind the last whole one that were being written, and were never acknowledged; those whose header is
         torn too cannot be counted.
+    blocks_fetched : int
+        4 KiB blocks of records that were asked for ahead of redo, as a sample was not in memory: 0 where the page
+        cache was warm.
     journal_replayed : bool
         An unfinished snapshot of a ledger without a log was completed.
     indexes_rebuilt : list of int
@@ -47,6 +50,7 @@ class RecoveryReport:
     rows: int = 0
     bytes_read: int = 0
     torn_frames: int = 0
+    blocks_fetched: int = 0
     journal_replayed: bool = False
     indexes_rebuilt: list[int] = field(default_factory=list)
     cells_undone: int = 0

@@ -19,6 +19,7 @@ from ledger.storage.shard import View
 
 ROWS_PER_LANE = 1024
 NO_HASHES = np.zeros((3, 0), np.uint32)
+NOWHERE = np.uint64((1 << 64) - 1)
 NO_DELETES = np.zeros((0, 4), np.uint64)
 
 
@@ -181,6 +182,19 @@ class Applier:
         status = self.pool.run(batch_read.read_batch, arguments, lanes)
         self._read_scratch.append(scratch)
         return int(status), int(job[pipeline.JOB_ROW])
+
+    def locate(self, rows: np.ndarray) -> np.ndarray:
+        """Return where in the view the records of keys (uint64[n, 4 or more]) may be, by the index alone.
+
+        Returns
+        -------
+        uint64[m]
+            Numbers of records; keys that are new have none, and one in four billion another key's.
+        """
+        out = np.empty(len(rows), np.uint64)
+        words = np.zeros((3, 8), np.uint32)
+        batch_write.locate_rows(self.view.arrays, rows, self.hashes(rows), self.view.key, self.shards, words, out)
+        return out[out != NOWHERE]
 
     def free_slots(self) -> np.ndarray:
         """Return the slots not given out, by shard."""

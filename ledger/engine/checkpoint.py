@@ -53,7 +53,7 @@ GENTLY = (8, 16)  # runs and blocks that are under way at once, so that a frame 
 REST = 1.5  # time between two groups of them, in times of what the last one took
 REST_MAX_S = 0.1
 SETTLE_WAIT_S = 0.001
-REDO_BYTES_PER_S = 64 * 1024 * 1024  # taken until a recovery has told
+REDO_BYTES_PER_S = 12 * 1024 * 1024  # taken until a recovery has told: that of keys all over a large ledger
 LIMIT_BYTES_MIN = 1024 * 1024
 LOW32 = np.uint64(0xFFFFFFFF)
 

@@ -113,7 +113,10 @@ class Passes:
 
     def recount(self) -> None:
         """Set the live count and the supply from the records."""
-        totals = self.totals()
+        self.set_totals(self.totals())
+
+    def set_totals(self, totals: Totals) -> None:
+        """Set the live count and the supply."""
         state = self.view.state
         state[STATE_LIVE] = totals.live
         state[STATE_SUPPLY_LO] = totals.supply & 0xFFFFFFFFFFFFFFFF

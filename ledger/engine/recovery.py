@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from ledger.engine.apply import Applier
+from ledger.engine.checkpoint import totals
 from ledger.engine.passes import Passes, Progress
-from ledger.errors import CorruptLogError, SalvageNeededError
+from ledger.engine.readahead import Readahead
+from ledger.errors import CorruptLogError, CorruptRecordError, SalvageNeededError
 from ledger.kernels.batch_write import publish
 from ledger.layout import (
     SHARD_CHECKED,
@@ -39,7 +41,7 @@ from ledger.layout import (
 )
 from ledger.stats import RecoveryReport
 from ledger.storage.control import Control
-from ledger.storage.files import Files, boot_id, read_clean
+from ledger.storage.files import STATE_NAME, Files, boot_id, read_clean
 from ledger.storage.log import Log
 from ledger.storage.log_reader import LogScan
 from ledger.storage.shard import Shards
@@ -109,11 +111,13 @@ def recover(
                 passes.check_index(shard, progress)
             report.indexes_rebuilt.append(shard)
     else:
+        readahead = Readahead(shards, applier)
         with report.phase("check index"):
+            readahead.index()
             report.indexes_rebuilt += passes.check_all(progress)
         if scan is not None:
             with report.phase("redo"):
-                _redo(view.state, control, applier, scan, report, progress)
+                _redo(view.state, control, applier, readahead, scan, report, progress)
         if scan is not None and (scan.hole is not None or view.state[STATE_TAINTED]):
             if not salvage:
                 raise CorruptLogError(
@@ -205,30 +209,32 @@ def _redo(
     state: np.ndarray,
     control: Control,
     applier: Applier,
+    readahead: Readahead,
     scan: LogScan,
     report: RecoveryReport,
     progress: Progress | None,
 ) -> None:
     """Apply the frames of the log, checking the totals that later frames name for earlier ones."""
-    totals = TotalsOfRedo(state, control)
+    counts = TotalsOfRedo(state, control)
     for frame in scan:
         rows = frame.rows.view("u8").reshape(-1, 8)
         deletes = frame.deletes.view("u8").reshape(-1, 4)
         header = frame.header
         supply = int(header["supply_lo"]) | int(header["supply_hi"]) << 64
-        if not totals.name(int(header["known_lsn"]), int(header["live"]), supply):
+        if not counts.name(int(header["known_lsn"]), int(header["live"]), supply):
             raise CorruptLogError(
                 f"{frame.path}: frame {frame.lsn} names other totals than the replay came to",
                 path=frame.path, offset=frame.offset,
             )  # fmt: skip
+        readahead.records(rows, deletes)
         applier.apply(rows, deletes, frame.lsn, redo=True)
         publish(state, frame.lsn)
-        totals.take(frame.lsn)
+        counts.take(frame.lsn)
         if progress is not None and scan.frames % 16 == 0:
             progress("redo", scan.frames, 0)
-    totals.settle()
+    counts.settle()
     report.frames, report.rows, report.bytes_read = scan.frames, scan.rows, scan.bytes_read
-    report.torn_frames = scan.torn_frames
+    report.torn_frames, report.blocks_fetched = scan.torn_frames, readahead.blocks
 
 
 def _cut_at_hole(shards: Shards, passes: Passes, report: RecoveryReport, progress: Progress | None) -> None:
@@ -262,17 +268,29 @@ def _recover_mapped(
         raise SalvageNeededError(
             f'power was lost under durability "{control.durability}" with storage "shared", which promises nothing then'
         )
-    if not power_lost and not salvage:
+    must_hold = not power_lost and not salvage
+    if must_hold:
         passes.check_killed(mapped)
     undone, broken, greatest = passes.roll_back(EVERYTHING if mapped is None or power_lost else mapped)
     report.cells_undone, report.cells_broken, report.salvaged = undone, broken, power_lost
     committed = max(greatest, control.checkpoint_lsn) if mapped is None else max(mapped, greatest)
-    state[STATE_COMMITTED] = state[STATE_APPLIED] = committed
+    state[STATE_COMMITTED] = committed
     for shard in range(shards.count):
         passes.rebuild(shard, progress)
         shards.view.shards[shard * SHARD_WORDS + SHARD_CHECKED] = 1
         report.indexes_rebuilt.append(shard)
-    passes.recount()
+    counted = passes.totals()
+    _, live, supply = totals(state)
+    # While a batch was being published, the state's totals may be its own, or mixed.
+    at_rest = must_hold and state[STATE_APPLIED] == state[STATE_COMMITTED]
+    if at_rest and (counted.live, counted.supply) != (live, supply):
+        raise CorruptRecordError(
+            f"{shards.path}: its records hold {counted.live} live accounts with a supply of {counted.supply}, "
+            f"{STATE_NAME} counted {live} with {supply}",
+            path=shards.path / STATE_NAME, offset=0,
+        )  # fmt: skip
+    passes.set_totals(counted)
+    state[STATE_APPLIED] = committed  # last: until then the totals of a killed recovery may be mixed
     report.recounted = True
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ledger.kernels.hashing import hash1, hash8
-from ledger.kernels.index import BROKEN, NONE, enter, find_slot, home_of, key_matches, shard_of
+from ledger.kernels.index import BROKEN, NONE, enter, find_slot, home_of, key_matches, probe, shard_of
 from ledger.kernels.intrinsics import (
     fetch_add,
     load_acquire,
@@ -125,6 +125,37 @@ def hash_batch(rows, key, settings, job, hashes, lane):
     return np.int64(0)
 
 
+@kernel(inline=True)
+def hash_row(rows, row, given, key, words):
+    """Put the hash words of one row into place 0 of `words`, uint32[3, 8]: those that are given, or its own."""
+    if given.shape[1] > 0:
+        for word in range(3):
+            words[word, 0] = given[word, row]
+    else:
+        hash1(rows, row, key, words, 0)
+
+
+@kernel
+def locate_rows(view, rows, given, key, shard_count, words, out):
+    """Find the records of rows by their fingerprints, without touching a record.
+
+    Parameters
+    ----------
+    rows : uint64[n, 4 or 8]
+    out : uint64[n]
+        Gets the number of the record in the view, or all ones.
+    """
+    index, _, shards, _ = view
+    for row in range(rows.shape[0]):
+        hash_row(rows, row, given, key, words)
+        at = shard_of(words[0, 0], np.uint64(shard_count)) * SHARD
+        home = home_of(words[1, 0], shards[at + POSITIONS])
+        _, slot, _ = probe(
+            index, shards[at + BASE], shards[at + POSITIONS], home, np.uint64(words[2, 0]), shards[at + USED]
+        )
+        out[row] = slot if slot == NONE else shards[at + RECORDS] + slot
+
+
 @kernel
 def plan_rows(view, rows, given, key, shard_count, words, new_rows):
     """Find the rows whose keys are new, without changing anything.
@@ -137,11 +168,7 @@ def plan_rows(view, rows, given, key, shard_count, words, new_rows):
     """
     index, records, shards, _ = view
     for row in range(rows.shape[0]):
-        if given.shape[1] > 0:
-            for word in range(3):
-                words[word, 0] = given[word, row]
-        else:
-            hash1(rows, row, key, words, 0)
+        hash_row(rows, row, given, key, words)
         shard = shard_of(words[0, 0], np.uint64(shard_count))
         home = home_of(words[1, 0], shards[shard * SHARD + POSITIONS])
         slot, _ = find_slot(
@@ -418,10 +445,14 @@ def apply_frame(
 
 @kernel
 def publish(state, lsn):
-    """Make the newest applied frame visible to readers; pairs with the acquire loads of STATE_COMMITTED."""
-    state[STATE_LIVE] = state[STATE_APPLIED_LIVE]
-    state[STATE_SUPPLY_LO] = state[STATE_APPLIED_SUPPLY_LO]
-    state[STATE_SUPPLY_HI] = state[STATE_APPLIED_SUPPLY_HI]
+    """Make the newest applied frame visible to readers; pairs with the acquire loads of STATE_COMMITTED.
+
+    **Ordering**: each store is a release, so that totals in a mapped state are those of the committed LSN unless
+    STATE_APPLIED is ahead of it.
+    """
+    store_release(state, np.uint64(STATE_LIVE), state[STATE_APPLIED_LIVE])
+    store_release(state, np.uint64(STATE_SUPPLY_LO), state[STATE_APPLIED_SUPPLY_LO])
+    store_release(state, np.uint64(STATE_SUPPLY_HI), state[STATE_APPLIED_SUPPLY_HI])
     store_release(state, np.uint64(STATE_COMMITTED), np.uint64(lsn))
 
 
@@ -438,6 +469,6 @@ def finish_frame(state, settings, job, counters):
             state[STATE_TAINTED] = U1
         for word in range(COUNT_PROBES):
             counters[lane, word] = U0
-    state[STATE_APPLIED] = settings[SET_LSN]
+    store_release(state, np.uint64(STATE_APPLIED), settings[SET_LSN])
     if settings[SET_PUBLISH] != U0 and job[JOB_STATUS] == U0:
         publish(state, settings[SET_LSN])

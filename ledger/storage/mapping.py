@@ -46,6 +46,7 @@ _libc.mmap.argtypes = (
 )
 _libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _libc.msync.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
@@ -85,6 +86,12 @@ class Reservation:
     def advise(self, offset: int, size: int, advice: int) -> bool:
         """Give the kernel a hint about a part; tell whether it took it."""
         return _libc.madvise(self.address + offset, size, advice) == 0
+
+    def resident(self, offset: int) -> bool:
+        """Tell whether the page at `offset` can be touched without waiting for the disk, if the kernel says so."""
+        page = ctypes.c_ubyte(1)
+        _libc.mincore(self.address + offset // mmap.PAGESIZE * mmap.PAGESIZE, 1, ctypes.byref(page))
+        return bool(page.value & 1)
 
     def msync(self, offset: int, size: int) -> None:
         """Write a shared mapping's dirty pages to its file and wait for them."""

@@ -272,6 +272,31 @@ class Shards:
             state[:] = np.frombuffer(data, np.uint64)
         return state
 
+    # ------------------------------------------------------------ read ahead
+    def fetch_index(self) -> None:
+        """Ask the kernel to read the index files whose first page is not in memory; does not wait for the disk."""
+        for shard in range(self.count):
+            offset, size = self._offsets[INDEX][shard], self._sizes[shard][INDEX]
+            if not self._reservations[INDEX].resident(offset + size // 2):
+                self._reservations[INDEX].advise(offset, size, MADV_WILLNEED)
+
+    def records_resident(self, numbers: np.ndarray) -> bool:
+        """Tell whether the records (by number in the view) are in memory, as far as the kernel says."""
+        resident = self._reservations[RECORDS].resident
+        return all(resident(number * RECORD_BYTES) for number in numbers.tolist())
+
+    def fetch_records(self, numbers: np.ndarray) -> int:
+        """Ask the kernel to read the blocks of some records; returns how many blocks."""
+        blocks = np.unique(numbers // np.uint64(BLOCK_BYTES // RECORD_BYTES)).astype(np.int64)
+        if len(blocks):
+            breaks = np.flatnonzero(np.diff(blocks) > 1)
+            firsts = blocks[np.concatenate(([0], breaks + 1))]
+            counts = blocks[np.concatenate((breaks, [len(blocks) - 1]))] - firsts + 1
+            advise = self._reservations[RECORDS].advise
+            for first, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+                advise(first * BLOCK_BYTES, count * BLOCK_BYTES, MADV_WILLNEED)
+        return len(blocks)
+
     # ------------------------------------------------------------ dirty blocks
     def take_dirty(self) -> Dirty:
         """Return which blocks are dirty, and count them as clean from now on; no frame is under way."""
