@@ -62,8 +62,8 @@ def test_only_a_warm_recovery_teaches_how_fast_redo_is(tmp_path):
         killed(path, ("sync", "private"), 3)
         with (
             mock.patch("ledger.opening.REDO_BYTES_TIMED", 1),
-            mock.patch.object(Reservation, "resident", lambda *_: not cold),
-        ):  # noqa: B023, E501
+            mock.patch.object(Reservation, "resident", return_value=not cold),
+        ):
             with GeometricLedger.open(path, reopen_options("sync", "private")) as ledger:
                 rates.append(ledger._control.redo_bytes_per_s)
     assert [0, 0] == rates[:2]
