@@ -16,6 +16,7 @@ from typing import Any, Final
 import nbformat
 
 from experiments import machine, notebooks, page, runs, spec, sweep
+from experiments.analysis import common
 from experiments.errors import NotebookError, ParameterError
 from experiments.tables import Table
 
@@ -133,13 +134,8 @@ def _summary(path: Path, name: str, item: dict[str, Any]) -> dict[str, Any]:
             raise
         summary["warnings"].append(f"Too few rows for the summary: {type(error).__name__}: {error}")
         return summary
-    words = spec.load(name).figures
     summary["figures"] = figures
-    summary["numbers"] = page.table(
-        Table(
-            [{"figure": key, "value": value, "meaning": words.get(key, "")} for key, value in figures.items()]
-        )._repr_html_()
-    )
+    summary["numbers"] = page.table(Table(common.figure_rows(figures, spec.load(name).figures))._repr_html_())
     summary["panels"] = [page.figure(panel) for panel in panels]
     return summary
 

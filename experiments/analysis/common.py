@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from experiments import runs, stats
 from experiments.measure import Histogram
 from experiments.tables import format_cell
 
+ENDS = ("_lo", "_hi")
+"""What a figure's name is followed by in the names of the ends of its interval."""
 LATENCY = ("p50", "p90", "p99", "p99_9", "p99_99", "max")
 
 
@@ -82,6 +84,21 @@ def not_applicable(rows: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:
 def numbers(found: dict[str, float | None]) -> dict[str, float]:
     """Return the figures that could be computed."""
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def figure_rows(found: Mapping[str, float], words: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return one row a figure: its value, the ends of its interval where it has one, and its meaning."""
+    ends = {name + end for name in found for end in ENDS}
+    return [
+        {
+            "figure": name,
+            "value": value,
+            **{end.strip("_"): found.get(name + end) for end in ENDS},
+            "meaning": words.get(name, ""),
+        }
+        for name, value in found.items()
+        if name not in ends
+    ]
 
 
 class Said(dict[str, Any]):

@@ -86,14 +86,7 @@ def figures(rows: pd.DataFrame) -> dict[str, float]:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the figures with their intervals and what they mean."""
-    found = figures(rows)
-    words = spec.load("limits").figures
-    shown = [
-        {"figure": name, "value": found[name], "low": found[name + "_lo"], "high": found[name + "_hi"], "meaning": text}
-        for name, text in words.items()
-        if name in found
-    ]
-    return pd.DataFrame(shown)
+    return pd.DataFrame(common.figure_rows(figures(rows), spec.load("limits").figures))
 
 
 def bounds(rows: pd.DataFrame) -> pd.DataFrame:

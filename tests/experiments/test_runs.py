@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from experiments import report, runs, stats, tables
+from experiments.analysis import common
 from experiments.errors import RunNotFoundError
 from experiments.measure import Histogram
 
@@ -51,6 +52,14 @@ def test_an_unknown_run_is_named_with_the_nearest(results):
     with pytest.raises(RunNotFoundError, match=run.id):
         runs.load(run.id[:-1], "tiny")
     assert run.path == runs.find(str(run.path)).resolve()
+
+
+def test_a_figure_and_its_interval_are_one_row_with_one_meaning():
+    found = {"gain": 2.0, "gain_lo": 1.5, "gain_hi": 2.5, "share": 0.5, "other_hi": 1.0}
+    shown = common.figure_rows(found, {"gain": "a over b"})
+    assert {"figure": "gain", "value": 2.0, "lo": 1.5, "hi": 2.5, "meaning": "a over b"} == shown[0]
+    assert ["gain", "share", "other_hi"] == [row["figure"] for row in shown]
+    assert (None, "") == (shown[1]["lo"], shown[1]["meaning"])
 
 
 def test_tables_escape_text_and_align_numbers():
