@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, (ParameterError, LookupError)) else 1
     except KeyboardInterrupt as stop:
         run_id = stop.args[0] if stop.args else ""
-        after = f"; run {run_id} holds what was done: python -m experiments report {run_id}" if run_id else ""
+        after = f"; what was done is kept: python -m experiments run --resume {run_id} goes on" if run_id else ""
         print(f"interrupted{after}", file=sys.stderr)
         return INTERRUPTED
 
@@ -44,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     item = commands.add_parser("list", help="name the experiments and their questions")
     item.set_defaults(command=_list)
     item = commands.add_parser("run", help="measure experiments into one run and make its page")
-    item.add_argument("names", nargs="+", metavar="NAME", help="experiments, or all")
-    item.add_argument("--profile", default="quick", choices=spec.PROFILES, help="how much to measure (default: quick)")
+    item.add_argument("names", nargs="*", metavar="NAME", help="experiments, or all")
+    item.add_argument("--profile", metavar="|".join(spec.PROFILES), help="how much to measure (default: quick)")
     item.add_argument(
         "--set",
         dest="changes",
@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     item.add_argument("--repeats", type=int, help="how often each cell is measured")
     item.add_argument("--seed", type=int, help="seed of keys, records and order (default: 1)")
+    item.add_argument("--resume", metavar="ID", help="go on with what a stored run lacks, failed trials too")
+    item.add_argument("--dry-run", action="store_true", help="print the plan and an estimate of its time; run nothing")
     item.add_argument("--no-notebooks", action="store_true", help="make the page from the summary alone")
     item.add_argument("--json", action="store_true", help="end with one line of JSON")
     item.set_defaults(command=_run)
@@ -81,12 +83,14 @@ def _list(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Measure, then report."""
     started = time.monotonic()
-    names = spec.names() if options.names == ["all"] else list(dict.fromkeys(options.names))
-    chosen = _plans(names, options)
+    resumed, chosen = _resumed(options) if options.resume else (None, _plans(options))
+    if options.dry_run:
+        return _dry_run(chosen, resumed, options.json)
     from experiments import progress, report, sweep
 
-    _say(f"{', '.join(names)}: {sum(plan.trials for plan in chosen)} trials at profile {options.profile}")
-    done = sweep.run(chosen, progress.for_stream())
+    trials = len(sweep.missing(chosen, resumed))
+    _say(f"{', '.join(plan.spec.name for plan in chosen)}: {trials} trials at profile {chosen[0].profile}")
+    done = sweep.run(chosen, progress.for_stream(), resumed)
     try:
         html, figures, faults = report.build(done.id, with_notebooks=not options.no_notebooks)
     except KeyboardInterrupt:
@@ -129,10 +133,41 @@ def _publish(options: argparse.Namespace) -> int:
     return 0
 
 
-def _plans(names: Sequence[str], options: argparse.Namespace) -> list[Any]:
+def _resumed(options: argparse.Namespace) -> tuple[Any, list[Any]]:
+    """Return a stored run, and its plans from its own manifest."""
+    from experiments import runs, sweep
+
+    given = [name for name in ("names", "profile", "changes", "repeats", "seed") if getattr(options, name)]
+    if given:
+        raise ParameterError(f"--resume goes on with the run's own plan, and {given[0]} was given", hint="leave it out")
+    resumed = runs.Run.reopen(options.resume)
+    try:
+        return resumed, sweep.plans_of(resumed.manifest)
+    except BaseException:
+        resumed.close()
+        raise
+
+
+def _dry_run(plans: Sequence[Any], resumed: Any, as_json: bool) -> int:
+    """Print what would be measured, in which time."""
+    from experiments import estimate, tables
+
+    found = estimate.table(plans, resumed)
+    if resumed is not None:
+        resumed.close()
+    print(values.dumps(found) if as_json else f"{tables.Table(found)}\n{estimate.words(found)}")
+    return 0
+
+
+def _plans(options: argparse.Namespace) -> list[Any]:
     """Return the plans of a call; a change must be known to one experiment at least."""
     from experiments import sweep
 
+    if not options.names:
+        raise ParameterError("no experiment was named", hint="name some, or all, or give --resume ID")
+    names = spec.names() if options.names == ["all"] else list(dict.fromkeys(options.names))
+    profile = options.profile or "quick"
+    spec.check_profile(profile)
     specs = [spec.load(name) for name in names]
     changes: dict[str, str] = {}
     for text in options.changes:
@@ -149,9 +184,9 @@ def _plans(names: Sequence[str], options: argparse.Namespace) -> list[Any]:
         for name, levels in changes.items():
             if name in _settable(item):
                 words = values.parse_words(name, levels)
-                own[name] = words[0] if name in item.workload[options.profile] and len(words) == 1 else words
+                own[name] = words[0] if name in item.workload[profile] and len(words) == 1 else words
         own |= {key: getattr(options, key) for key in ("repeats", "seed") if getattr(options, key) is not None}
-        plans.append(sweep.plan(item, options.profile, own))
+        plans.append(sweep.plan(item, profile, own))
     return plans
 
 

@@ -6,6 +6,8 @@
     ├── SpecError (ValueError)          an experiment's file is not what it should be
     ├── ParameterError (ValueError)     a factor, level or notebook parameter is unknown or of the wrong kind
     ├── RunNotFoundError (LookupError)  no stored run has this id
+    ├── RunBusyError                    another process is writing the run
+    ├── ResumeError                     a run cannot go on: code, experiment or machine is another one
     ├── TrialError                      a trial failed, died or took too long; becomes a row, not an abort
     ├── NotApplicableError              this machine cannot measure a cell; becomes a row with the reason
     └── NotebookError                   a notebook of a report did not run to its end
@@ -47,6 +49,14 @@ class ParameterError(ExperimentError, ValueError):
 
 class RunNotFoundError(ExperimentError, LookupError):
     """No stored run has this id."""
+
+
+class RunBusyError(ExperimentError):
+    """Another process is writing the run."""
+
+
+class ResumeError(ExperimentError):
+    """A run cannot go on: what would be measured now is not what was measured before."""
 
 
 class TrialError(ExperimentError):

@@ -12,11 +12,18 @@ from typing import Any, Final
 
 PACKAGES: Final = ("numpy", "numba", "llvmlite", "blake3", "pandas", "pyarrow", "matplotlib", "papermill", "lmdb")
 
+_IDENTITY: Final = {
+    "cpu.model": "the CPU", "cpu.usable": "the number of CPUs", "memory.total_bytes": "memory in bytes",
+    "kernel": "the kernel", "virtualisation": "virtualisation", "huge_pages.thp_enabled": "the THP setting",
+    "file_system.type": "the file system", "file_system.device": "the disk", "python": "Python",
+    "packages": "the set of packages",
+}  # fmt: skip
+
 
 def describe(path: Path) -> dict[str, Any]:
     """Return the facts of this machine and of the file system that holds `path`, as plain values."""
     return {
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "memory": memory(),
         "huge_pages": _huge_pages(),
         "kernel": platform.release(),
@@ -30,6 +37,18 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return in words what tells two machines, or their software, from each other; nothing if they measure alike."""
+    found = []
+    for name, what in _IDENTITY.items():
+        first, second = one, other
+        for key in name.split("."):
+            first, second = first.get(key), second.get(key)
+        if first != second:
+            found.append(f"{what} was {first} and is {second}")
+    return found
+
+
 def code(root: Path) -> dict[str, Any]:
     """Return commit and dirty flag of the working tree, None where git cannot tell."""
     commit = _command(["git", "-C", str(root), "rev-parse", "HEAD"])
@@ -39,11 +58,11 @@ def code(root: Path) -> dict[str, Any]:
 
 def sentence(facts: dict[str, Any]) -> str:
     """Return the machine in one line, for captions."""
-    cpu, memory, files = facts["cpu"], facts["memory"], facts["file_system"]
-    caches = cpu.get("caches", {})
+    processor, memory, files = facts["cpu"], facts["memory"], facts["file_system"]
+    caches = processor.get("caches", {})
     last = caches.get("L3") or caches.get("L2")
     parts = [
-        f"{cpu['model']}, {cpu['usable']} CPUs" + (f", L3 {size_words(last)}" if last else ""),
+        f"{processor['model']}, {processor['usable']} CPUs" + (f", L3 {size_words(last)}" if last else ""),
         f"{size_words(memory['total_bytes'])} memory",
         f"Linux {facts['kernel'].split('-')[0]}",
         f"{files['type']} on {files['device']}",
@@ -77,7 +96,7 @@ def tlb_entries() -> int | None:
     return int(text[0]) if text else None
 
 
-def _cpu() -> dict[str, Any]:
+def cpu() -> dict[str, Any]:
     """Return model, counts, caches, TLB, frequency policy."""
     base = Path("/sys/devices/system/cpu")
     return {

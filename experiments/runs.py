@@ -3,20 +3,21 @@
 ::
 
     results/runs/<id>/
-        manifest.json       what it is: specs, parameters, machine, versions, commit, state
+        manifest.json       what it is: specs, parameters, machine, versions, commit, state, noise
         rows.parquet        one row for each operation of each trial, failed and not applicable ones too
-        histograms.parquet  experiment, trial, operation, kind, bucket, count, max, sum
+        histograms.parquet  the counts of their latencies (see `journal`, also for a run that has not ended)
         logs/               what trials printed
         notebooks/  figures/  report.html
 
-Every file is replaced whole, so an interruption leaves a run that can be read; its state then says
-"interrupted" (or "running", when the process was killed).
+The state is "complete" or "interrupted"; "running" is also what a killed run says. Either goes on by
+``run --resume``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import tempfile
@@ -26,27 +27,16 @@ from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from experiments import values
+from experiments import journal, values
 from experiments.errors import RunNotFoundError, nearest
 from experiments.measure import Histogram
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RESULTS_VARIABLE: Final = "EXPERIMENTS_RESULTS"
+_NAMES_MAX: Final = 120
+"""Characters that the names of experiments may take in the name of a folder."""
 _ALWAYS: Final = ("trial", "repeat", "status", "error", "reason", "state_hash", "operation")
-_HISTOGRAMS: Final = pa.schema(
-    [
-        ("experiment", pa.string()),
-        ("trial", pa.int64()),
-        ("operation", pa.string()),
-        ("kind", pa.string()),
-        ("bucket", pa.int64()),
-        ("count", pa.int64()),
-        ("max", pa.int64()),
-        ("sum", pa.int64()),
-    ]
-)
 
 
 def results_dir() -> Path:
@@ -55,21 +45,28 @@ def results_dir() -> Path:
 
 
 class Run:
-    """A run being written, by one process; other runs beside it do not meet it."""
+    """A run being written, by one process; other runs beside it do not meet it.
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    Attributes
+    ----------
+    statuses
+        What became of each trial that ended, by its number.
+    """
+
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.manifest = manifest
-        self._rows: list[dict[str, Any]] = []
-        self._histograms: list[dict[str, Any]] = []
-        self.write_manifest()
-        self.save()
+        self.manifest: dict[str, Any] = {}
+        self.statuses: dict[int, str] = {}
+        self._journal = journal.Journal(path)
 
     @classmethod
-    def create(cls, experiments: Sequence[str], profile: str, manifest: Mapping[str, Any]) -> Run:
-        """Make the folder of a new run; its id is what it is: experiments, profile, date and time."""
+    def create(cls, experiments: Sequence[str], profile: str, facts: Mapping[str, Any]) -> Run:
+        """Make the folder of a new run; its id is what it is: experiments, profile, digest of the plans, date, time."""
         now = datetime.datetime.now(datetime.UTC)
-        base = f"{'_'.join(experiments)}-{profile}-{now:%Y%m%d-%H%M%S}"
+        names = "_".join(experiments)
+        names = names if len(names) <= _NAMES_MAX else f"{experiments[0]}_and_{len(experiments) - 1}_more"
+        digest = hashlib.sha256(values.dumps(facts.get("digests", {})).encode()).hexdigest()[:6]
+        base = f"{names}-{profile}-{digest}-{now:%Y%m%d-%H%M%S}"
         parent = results_dir() / "runs"
         parent.mkdir(parents=True, exist_ok=True)
         for number in range(1, 1000):
@@ -78,48 +75,79 @@ class Run:
                 (parent / run_id).mkdir()
             except FileExistsError:
                 continue
+            run = cls(parent / run_id)
             started = now.isoformat(timespec="seconds")
-            facts = {"id": run_id, "profile": profile, "state": "running", "started": started, **manifest}
-            return cls(parent / run_id, facts)
+            run.manifest = {"id": run_id, "profile": profile, "state": "running", "started": started, **facts}
+            run._journal.keep([], [])
+            run.write_manifest()
+            return run
         raise AssertionError("a thousand runs in one second")
+
+    @classmethod
+    def reopen(cls, run_id: str) -> Run:
+        """Take a stored run to look at and then, by `go_on`, to write on.
+
+        Raises
+        ------
+        RunNotFoundError
+            There is none.
+        RunBusyError
+            Another process is writing it.
+        """
+        run = cls(find(run_id))
+        run.manifest = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))
+        run._count(journal.read_rows(run.path).to_pylist())
+        return run
 
     @property
     def id(self) -> str:
         """Return the name of the folder."""
         return self.path.name
 
-    def add(self, rows: Iterable[Mapping[str, Any]], histograms: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Keep the rows and histograms of a trial, on disk before this returns."""
-        self._rows.extend(dict(row) for row in rows)
-        self._histograms.extend(dict(histogram) for histogram in histograms)
-        self.save()
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return how many trials ended, and how many of them failed."""
+        return {"trials": len(self.statuses), "failed": list(self.statuses.values()).count("failed")}
 
-    def save(self) -> None:
-        """Write rows and histograms."""
-        _write_table(self.path / "rows.parquet", _to_table(self._rows))
-        flat = [
-            {**{key: item[key] for key in ("experiment", "trial", "operation", "kind", "max", "sum")}, **pair}
-            for item in self._histograms
-            for pair in item["pairs"]
-        ]
-        _write_table(self.path / "histograms.parquet", pa.Table.from_pylist(flat, schema=_HISTOGRAMS))
+    def lacks(self, trial: int) -> bool:
+        """Return whether a trial has not ended, or failed."""
+        return self.statuses.get(trial, "failed") == "failed"
+
+    def go_on(self) -> None:
+        """Write on: rows of trials that ended well stay, those of failed trials and of no trial go."""
+        rows, histograms = journal.read(self.path)
+        rows = [row for row in rows if row["trial"] is not None and not self.lacks(row["trial"])]
+        self._journal.keep(rows, [item for item in histograms if not self.lacks(item["trial"])])
+        self.statuses = {trial: status for trial, status in self.statuses.items() if status != "failed"}
+        resumed = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        before = {"at": resumed, "after_trials": len(self.statuses)}
+        self.manifest.update(state="running", resumed=[*self.manifest.get("resumed", []), before])
+        self.write_manifest()
+
+    def add(self, rows: Sequence[Mapping[str, Any]], histograms: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Keep the rows and histograms of a trial, in the journal before this returns."""
+        self._journal.add(rows, histograms)
+        self._count(rows)
 
     def finish(self, state: str, **facts: Any) -> None:
-        """Write the state in which the run ended."""
+        """Write the state in which the run ended, and let others write."""
+        self._journal.pack()
         finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        self.manifest.update(state=state, finished=finished, **facts)
+        self.manifest.update(state=state, finished=finished, **self.counts, **facts)
         self.write_manifest()
+        self.close()
+
+    def close(self) -> None:
+        """Let others write; nothing is changed."""
+        self._journal.close()
 
     def write_manifest(self) -> None:
         """Write the manifest."""
         write_text(self.path / "manifest.json", values.dumps(self.manifest, indent=1))
 
-
-def histogram_pairs(histogram: Histogram) -> dict[str, Any]:
-    """Return a histogram as `Run.add` takes it, still without its place."""
-    buckets, counts = histogram.sparse()
-    pairs = [{"bucket": int(b), "count": int(c)} for b, c in zip(buckets, counts, strict=True)]
-    return {"pairs": pairs, "max": histogram.max, "sum": min(histogram.sum, (1 << 63) - 1)}
+    def _count(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Note what became of the trials of some rows."""
+        self.statuses |= {row["trial"]: row.get("status", "ok") for row in rows if row.get("trial") is not None}
 
 
 def find(run_id: str) -> Path:
@@ -148,8 +176,7 @@ def manifest(run_id: str) -> dict[str, Any]:
 def load(run_id: str, experiment: str) -> pd.DataFrame:
     """Return the stored rows of one experiment of a run; ``attrs`` say where they are from."""
     path = find(run_id)
-    table = pq.read_table(path / "rows.parquet")
-    frame = _to_frame(table)
+    frame = _to_frame(journal.read_rows(path))
     if "experiment" in frame:
         frame = frame[frame["experiment"] == experiment]
         empty = [name for name in frame if name not in _ALWAYS and frame[name].isna().all()]
@@ -162,10 +189,7 @@ def load(run_id: str, experiment: str) -> pd.DataFrame:
 
 def histograms(rows: pd.DataFrame, kind: str = "latency") -> dict[tuple[int, str], Histogram]:
     """Return the histograms of stored rows by (trial, operation)."""
-    table = pq.read_table(
-        Path(rows.attrs["path"]) / "histograms.parquet",
-        filters=[("experiment", "=", rows.attrs["experiment"]), ("kind", "=", kind)],
-    ).to_pandas()
+    table = journal.read_histograms(Path(rows.attrs["path"]), rows.attrs["experiment"], kind).to_pandas()
     return {
         (int(trial), operation): Histogram.from_sparse(
             group["bucket"].to_numpy(), group["count"].to_numpy(), int(group["max"].max()), int(group["sum"].iloc[0])
@@ -176,15 +200,17 @@ def histograms(rows: pd.DataFrame, kind: str = "latency") -> dict[tuple[int, str
 
 def latest(digest: str) -> str | None:
     """Return the newest complete run of this machine that measured exactly this plan with exactly this code, if any."""
+    complete = (facts for facts in stored("runs") if facts.get("state") == "complete")
+    return next((facts["id"] for facts in complete if digest in facts.get("digests", {}).values()), None)
+
+
+def stored(*places: str) -> list[dict[str, Any]]:
+    """Return the manifests of the stored runs of some places ("runs", "published"), the newest first."""
     found = []
-    for path in _manifests("runs"):
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        if facts.get("state") == "complete" and digest in facts.get("digests", {}).values():
-            found.append((facts["started"], path.parent.name))
-    return max(found)[1] if found else None
+    for path in _manifests(*places):
+        with contextlib.suppress(ValueError, OSError):
+            found.append({**json.loads(path.read_text(encoding="utf-8")), "id": path.parent.name})
+    return sorted(found, key=lambda facts: (facts.get("started", ""), facts["id"]), reverse=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -203,30 +229,6 @@ def write_text(path: Path, text: str) -> None:
 def _manifests(*places: str) -> list[Path]:
     """Return the manifests of stored runs."""
     return [path for place in places for path in (results_dir() / place).glob("*/manifest.json")]
-
-
-def _write_table(path: Path, table: pa.Table) -> None:
-    """Replace a Parquet file whole."""
-    temporary = path.with_name("." + path.name + ".part")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
-
-
-def _to_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """Return rows as a table; a column whose values share no type becomes text."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = []
-    for name in names:
-        columns.append(_to_column([row.get(name) for row in rows]))
-    return pa.table(dict(zip(names, columns, strict=True)))
-
-
-def _to_column(cells: list[Any]) -> pa.Array:
-    """Return values as a column of the first type that holds them all; text holds everything."""
-    for kind in (None, pa.uint64()):
-        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-            return pa.array(cells, kind)
-    return pa.array([None if cell is None else str(cell) for cell in cells])
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:

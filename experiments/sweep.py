@@ -18,11 +18,13 @@ import numpy as np
 
 from experiments import machine, runs, values
 from experiments import trial as trials
+from experiments.errors import ResumeError
+from experiments.journal import histogram_pairs
 from experiments.progress import Progress
-from experiments.spec import Spec
+from experiments.spec import Spec, load
 from experiments.trial import Outcome, Trial
 
-_SHOWING: Final = {"plots", "report", "page", "tables", "progress", "workbench", "__main__", "summary"}
+_SHOWING: Final = {"plots", "report", "page", "tables", "progress", "workbench", "__main__", "summary", "estimate"}
 """Modules that show what was measured and cannot change it."""
 
 
@@ -118,43 +120,80 @@ def plan(spec: Spec, profile: str = "smoke", changes: Mapping[str, Any] | None =
     return Plan(spec, profile, parameters, tuple(cells))
 
 
-def run(plans: Sequence[Plan], progress: Progress) -> runs.Run:
-    """Measure all plans into one new run; an interruption ends it early and leaves it valid.
+def run(plans: Sequence[Plan], progress: Progress, resumed: runs.Run | None = None) -> runs.Run:
+    """Measure all plans into one new run, or what is missing of a `resumed` one; an interruption leaves it valid.
 
     Raises
     ------
     KeyboardInterrupt
         Passed on after the run is closed as "interrupted"; its ``args[0]`` is the run's id.
     """
-    facts = _manifest(plans)
-    run_ = runs.Run.create([item.spec.name for item in plans], plans[0].profile, facts)
-    total = sum(item.trials for item in plans)
-    done = failed = 0
+    if resumed is None:
+        run_ = runs.Run.create([item.spec.name for item in plans], plans[0].profile, _manifest(plans))
+    else:
+        run_ = resumed
+    planned = sum(item.trials for item in plans)
     try:
-        progress.prepare("loading the kernels; the first time they are compiled, which takes a minute")
-        trials.start_server([item.spec.trial for item in plans])
-        progress.start(total)
-        for item in plans:
-            run_.add(_absent_rows(item))
-            for repeat, cell in item.order():
-                trial = _trial(item, run_, done, repeat, cell)
-                progress.begin(f"{item.spec.name} {trial.label}")
-                outcome = trials.run(trial, run_.path / "logs" / f"{item.spec.name}-{done:04d}.log")
-                run_.add(*_rows(trial, outcome))
-                done += 1
-                failed += outcome.status == "failed"
-                progress.end(outcome.seconds, outcome.error, outcome.state_hash)
+        if resumed is not None:
+            shutil.rmtree(run_.path / "scratch", ignore_errors=True)
+            run_.go_on()
+        todo = missing(plans, run_)
+        if todo:
+            progress.prepare("loading the kernels; the first time they are compiled, which takes a minute")
+            trials.start_server([item.spec.trial for item in plans])
+        run_.add([row for item in plans for row in _absent_rows(item)])
+        progress.start(len(todo))
+        for index, item, repeat, cell in todo:
+            trial = _trial(item, run_, index, repeat, cell)
+            log = f"logs/{item.spec.name}-{index:04d}.log"
+            progress.begin(f"{item.spec.name} {trial.label}")
+            outcome = trials.run(trial, run_.path / log)
+            run_.add(*_rows(trial, outcome, log))
+            error = outcome.error and f"{outcome.error} (log: {run_.path / log})"
+            progress.end(outcome.seconds, error, outcome.state_hash)
     except BaseException as error:
-        run_.finish("interrupted", trials=done, failed=failed, planned=total)
+        run_.finish("interrupted", planned=planned)
         progress.close()
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(run_.id) from None
         raise
     finally:
         shutil.rmtree(run_.path / "scratch", ignore_errors=True)
-    run_.finish("complete", trials=done, failed=failed, planned=total)
+    run_.finish("complete", planned=planned)
     progress.close()
     return run_
+
+
+def missing(plans: Sequence[Plan], run_: runs.Run | None = None) -> list[tuple[int, Plan, int, Cell]]:
+    """Return (number, plan, repeat, cell) of each trial that a run has not measured well, in their order."""
+    order = ((item, *trial) for item in plans for trial in item.order())
+    return [(index, *job) for index, job in enumerate(order) if run_ is None or run_.lacks(index)]
+
+
+def plans_of(facts: Mapping[str, Any]) -> list[Plan]:
+    """Return the plans of a stored run from its manifest, if the same would be measured now.
+
+    There is no way around a refusal: rows of two codes or machines in one run could not be told apart.
+
+    Raises
+    ------
+    ResumeError
+        The code, an experiment's file or the machine is not what it was; the error names what differs.
+    """
+    faults = machine.differences(facts["machine"], machine.describe(runs.results_dir()))
+    digest = code_digest()
+    if facts["code"]["digest"] != digest:
+        faults.append(f"the code was {facts['code']['digest']} (commit {facts['code']['commit']}) and is {digest}")
+    plans = []
+    for name, item in facts["experiments"].items():
+        spec = load(name)
+        if spec.digest != item["spec_digest"]:
+            faults.append(f"the file of experiment {name} was {item['spec_digest']} and is {spec.digest}")
+        else:
+            plans.append(plan(spec, facts["profile"], item["parameters"]))
+    if faults:
+        raise ResumeError(f"run {facts['id']} cannot go on: {'; '.join(faults)}", hint="begin a new run")
+    return plans
 
 
 def code_digest() -> str:
@@ -215,14 +254,15 @@ def _trial(item: Plan, run_: runs.Run, index: int, repeat: int, cell: Cell) -> T
     )
 
 
-def _rows(trial: Trial, outcome: Outcome) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the rows and histograms of a trial; one that failed has one row with its error."""
+def _rows(trial: Trial, outcome: Outcome, log: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows and histograms of a trial; one that failed has one row with its error and its log."""
     place = {"experiment": trial.experiment, "trial": trial.index, "cell": trial.cell, "repeat": trial.repeat}
     common = {
         **place,
         **trial.factors,
         "status": outcome.status,
         "error": outcome.error,
+        "log": log if outcome.status == "failed" else None,
         "reason": outcome.reason,
         "trial_s": outcome.seconds,
         "state_hash": outcome.state_hash,
@@ -231,7 +271,7 @@ def _rows(trial: Trial, outcome: Outcome) -> tuple[list[dict[str, Any]], list[di
     rows = [{**common, "operation": operation.name, **operation.numbers} for operation in outcome.operations]
     found = [
         {"experiment": trial.experiment, "trial": trial.index, "operation": operation.name, "kind": kind}
-        | runs.histogram_pairs(histogram)
+        | histogram_pairs(histogram)
         for operation in outcome.operations
         for kind, histogram in operation.histograms.items()
     ]

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from experiments.children import die_with_parent
 from experiments.errors import NotApplicableError
 from experiments.measure import Histogram
 from experiments.spec import resolve
@@ -134,6 +135,7 @@ def _receive(receiver: Any, process: Any, timeout_s: float) -> Outcome:
 
 def _child(sender: Any, trial: Trial, log: str) -> None:
     """Run the trial function and send what it measured, or its error."""
+    die_with_parent()  # the fork server, which ends with the run: no orphan disturbs the run that goes on
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(target, 1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from experiments import runs, spec
@@ -60,3 +63,16 @@ def results(tmp_path, monkeypatch):
     folder = tmp_path / "a b é{x} #1"
     monkeypatch.setenv(runs.RESULTS_VARIABLE, str(folder))
     return folder
+
+
+@pytest.fixture
+def call(tiny, results):
+    """Return a function that runs the command line in a process of its own."""
+
+    def run(*arguments, **options):
+        command = [sys.executable, "-m", "experiments", *arguments]
+        return subprocess.run(
+            command, cwd=runs.ROOT, capture_output=True, text=True, timeout=120, check=False, **options
+        )
+
+    return run

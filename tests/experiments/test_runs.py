@@ -5,7 +5,7 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from experiments import report, runs, stats, tables
+from experiments import journal, report, runs, stats, tables
 from experiments.analysis import common
 from experiments.errors import RunNotFoundError
 from experiments.measure import Histogram
@@ -38,7 +38,7 @@ def test_a_column_of_mixed_kinds_becomes_text_and_not_an_error(results):
 
 def test_histograms_come_back_by_trial_and_operation(results):
     histogram = Histogram.of([5, 5, 1_000_000])
-    run = make([PLACE], [{**PLACE, "kind": "latency", **runs.histogram_pairs(histogram)}])
+    run = make([PLACE], [{**PLACE, "kind": "latency", **journal.histogram_pairs(histogram)}])
     found = runs.histograms(runs.load(run.id, "tiny"))[(0, "work")]
     assert (3, 1_000_000, 1_000_010) == (found.n, found.max, found.sum)
 

@@ -38,17 +38,6 @@ def test_a_cell_that_cannot_exist_is_named_and_not_run(tiny):
     assert 5 * 2 == plan.trials
 
 
-@pytest.fixture
-def call(tiny, results):
-    """Return a function that runs the command line in a process of its own."""
-
-    def run(*arguments, **options):
-        command = [sys.executable, "-m", "experiments", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, **options)
-
-    return run
-
-
 def test_a_run_goes_on_past_trials_that_fail_die_or_hang(call, results):
     done = call("run", "tiny", "--profile", "standard", "--repeats", "1", "--json")
     assert 1 == done.returncode, done.stderr
@@ -112,6 +101,7 @@ def test_an_interrupted_run_is_valid_and_has_a_page(call, results, number):
     stdout, stderr = process.communicate(timeout=30)
     assert (cli.INTERRUPTED, "") == (process.returncode, stdout), stderr
     (path,) = folder.iterdir()
+    assert f"run --resume {path.name} goes on" in stderr
     facts = runs.manifest(path.name)
     rows = runs.load(path.name, "tiny")
     assert ("interrupted", 40) == (facts["state"], facts["planned"])

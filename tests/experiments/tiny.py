@@ -16,7 +16,7 @@ USES_LEDGER = False
 def measure(trial: Trial) -> Outcome:
     """Do what the level says."""
     kind = trial.factors["kind"]
-    print("trial", kind, flush=True)
+    print("trial", kind, os.getpid(), flush=True)
     (trial.scratch / "file").write_text("left behind")
     if kind == "large":
         raise NotApplicableError("1 GiB of memory is missing")
@@ -26,6 +26,10 @@ def measure(trial: Trial) -> Outcome:
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "hangs":
         time.sleep(60)
+    marker = trial.scratch.parent.parent / f"tried-{trial.index}"
+    if kind == "flaky" and not marker.exists():
+        marker.touch()
+        raise ValueError("the first try fails")
     if kind == "slow":
         time.sleep(0.4)
     latencies = Histogram.of(range(1000 * trial.factors["size"], 1000 * trial.factors["size"] + 200))
