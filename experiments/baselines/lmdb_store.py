@@ -7,7 +7,6 @@ documentation's examples, or share one that is kept; the value is unpacked.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +14,7 @@ from typing import Any, Final
 import lmdb
 import numpy as np
 
-from experiments.baselines import FIELDS
-from ledger import ACCOUNT
-
-PAIR: Final = struct.Struct("32s32s")
-"""Key and value: an account's bytes."""
+from experiments.baselines import FIELDS, PAIR, key_list, records_of, sorted_pairs
 
 MAP_BYTES_PER_ACCOUNT: Final = 512
 MAP_BYTES_MIN: Final = 1 << 28
@@ -29,23 +24,28 @@ class LmdbStore:
     """One LMDB environment with one database; see `experiments.baselines.Store`."""
 
     name = "lmdb"
+    durabilities: Final = {"none": "MDB_NOSYNC", "sync": "each commit is synced, which is the default"}
+    ordered = True
 
     def __init__(self, environment: Any) -> None:
         self._environment = environment
 
     @classmethod
-    def open(cls, path: Path, accounts: int) -> LmdbStore:
-        """Make an empty environment in the folder `path`."""
+    def version(cls) -> str:
+        """Return the versions of library and package."""
+        return f"LMDB {'.'.join(map(str, lmdb.version()))}, py-lmdb {lmdb.__version__}"
+
+    @classmethod
+    def open(cls, path: Path, accounts: int, durability: str = "sync") -> LmdbStore:
+        """Open or make an environment in the folder `path`."""
         map_bytes = max(MAP_BYTES_MIN, accounts * MAP_BYTES_PER_ACCOUNT)
-        return cls(lmdb.open(str(path), map_size=map_bytes, readahead=False))
+        return cls(lmdb.open(str(path), map_size=map_bytes, readahead=False, sync=durability == "sync"))
 
     def load(self, batches: Iterable[np.ndarray]) -> None:
         """Insert accounts in the order of their keys, appending page after page."""
-        rows = np.concatenate(list(batches))
-        words = np.ascontiguousarray(rows["pubkey"]).view(">u8").astype(np.uint64)
-        order = np.lexsort((words[:, 3], words[:, 2], words[:, 1], words[:, 0]))
+        pairs = ((pair[:32], pair[32:]) for pair in sorted_pairs(batches))
         with self._environment.begin(write=True) as transaction, transaction.cursor() as cursor:
-            cursor.putmulti(PAIR.iter_unpack(rows[order].tobytes()), append=True)
+            cursor.putmulti(pairs, append=True)
 
     def get(self, key: bytes) -> tuple[int, int, int, int] | None:
         """Return the fields of one account, in a read transaction of its own."""
@@ -80,23 +80,30 @@ class LmdbStore:
 
     def get_batch(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return records and found of keys, all as of one moment."""
-        records = np.zeros(len(keys), ACCOUNT)
-        records["pubkey"] = keys
-        fields = records.view(np.uint64).reshape(len(keys), 8)[:, 4:]
-        wanted = [row.tobytes() for row in np.ascontiguousarray(keys)]
-        found = np.zeros(len(keys), bool)
         with self._environment.begin() as transaction:
-            for i, key in enumerate(wanted):
-                value = transaction.get(key)
-                if value is not None:
-                    fields[i] = FIELDS.unpack(value)
-                    found[i] = True
-        return records, found
+            return records_of(keys, list(map(transaction.get, key_list(keys))))
+
+    def put(self, key: bytes, fields: Sequence[int]) -> None:
+        """Write one account, in a transaction of its own."""
+        with self._environment.begin(write=True) as transaction:
+            transaction.put(key, FIELDS.pack(*fields))
 
     def update_batch(self, records: np.ndarray) -> None:
-        """Write accounts in one transaction, durable when this returns."""
+        """Write accounts in one transaction."""
         with self._environment.begin(write=True) as transaction, transaction.cursor() as cursor:
             cursor.putmulti(PAIR.iter_unpack(records.tobytes()))
+
+    def delete_batch(self, keys: np.ndarray) -> None:
+        """Delete keys in one transaction."""
+        with self._environment.begin(write=True) as transaction:
+            for key in key_list(keys):
+                transaction.delete(key)
+
+    def scan(self, key: bytes, count: int) -> list[Sequence[int]]:
+        """Return the fields of accounts from a key on."""
+        with self._environment.begin() as transaction, transaction.cursor() as cursor:
+            places = cursor.iternext(keys=False) if cursor.set_range(key) else ()
+            return [FIELDS.unpack(value) for value, _ in zip(places, range(count), strict=False)]
 
     def close(self) -> None:
         """Close the environment."""
