@@ -222,6 +222,25 @@ def test_submitted_batches_are_committed_in_order_and_small_ones_share_frames(tm
         assert ledger.submit_batch(make_accounts(0, 0)).result() == ledger.flush()
 
 
+@pytest.mark.parametrize(("rows", "deletes"), [(2000, ()), (1, (7,))], ids=["too large to share", "with a delete"])
+def test_a_batch_that_goes_alone_keeps_its_place_between_small_ones(tmp_path, rows, deletes):
+    batches = [(make_accounts(1, 5), ()), (np.repeat(make_accounts(2, 1), rows), deletes), (make_accounts(3, 5), ())]
+    model, futures = Model(), []
+
+    def submit(*_):
+        if not futures:
+            futures.extend(ledger.submit_batch(records, make_keys(keys)) for records, keys in batches)
+
+    for records, keys in batches:
+        model.update_batch(records, make_keys(keys))
+    with GeometricLedger.open(tmp_path, small_options()) as ledger:
+        ledger.verify(submit)  # calls it in the committer's thread, which takes nothing meanwhile
+        ledger.flush()
+        lsns = [future.result() for future in futures]
+        assert sorted(set(lsns)) == lsns
+        assert model.state_hash() == ledger.state_hash()
+
+
 def test_a_submitted_batch_that_is_refused_does_not_hold_back_the_next(tmp_path):
     with GeometricLedger.open(tmp_path, small_options(capacity=16)) as ledger:
         fits = ledger.submit_batch(make_accounts(1, 10))

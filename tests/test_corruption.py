@@ -524,6 +524,27 @@ def test_a_damaged_cell_in_killed_mapped_files_is_no_batch_in_flight(tmp_path, k
         assert_equal(models[-1], ledger)
 
 
+@pytest.mark.parametrize("kind", [("msync", "shared"), ("none", "shared")], ids="-".join)
+def test_zeros_over_records_of_the_last_checkpoint_in_killed_mapped_files_are_found_out(tmp_path, kind):
+    path = tmp_path / "book"
+    ledger = GeometricLedger.open(path, small_options(*kind))
+    ledger.update_batch(make_accounts(1, 60))
+    ledger.snapshot()
+    ledger.update_batch(make_accounts(2, 60))
+    used = ledger.stats().slots_used[1]
+    ledger.__del__()
+    for first, slots in ((0, 1), (used - 1, 1), (0, used)):
+        before = tree(path)
+        patch(path / "shard_001.bin", BLOCK_BYTES + first * RECORD_BYTES, bytes(slots * RECORD_BYTES))
+        for read_only in (True, False):
+            with pytest.raises(CorruptRecordError, match=f"{slots} slots lost theirs") as caught:
+                reopen(path, kind, read_only=read_only)
+            assert (1, path / "shard_001.bin") == (caught.value.shard, caught.value.path)
+        restore(path, before)
+    with reopen(path, kind) as ledger:
+        assert 60 == len(ledger)
+
+
 class Stop(BaseException):
     """The end of the process, as far as the disk can tell."""
 
