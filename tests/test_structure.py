@@ -22,7 +22,7 @@ RANKS = {
     "storage.directio": 20, "storage.mapping": 20, "storage.headers": 20, "storage.frames": 21, "storage.files": 21,
     "storage.control": 22, "storage.segments": 22, "storage.log_reader": 23, "storage.image": 23, "storage.shard": 24,
     "storage.log": 24, "storage.journal": 25,
-    "engine.pool": 30, "engine.commit": 30, "engine.apply": 31, "engine.passes": 32,
+    "engine.pool": 30, "engine.commit": 30, "engine.apply": 31, "engine.passes": 32, "engine.requests": 32,
     "engine.commit_direct": 33, "engine.commit_logged": 33, "engine.checkpoint": 33, "engine.readahead": 33,
     "engine.lookup": 33, "engine.recovery": 34,
     "opening": 40, "ledger": 41, "engine.warmup": 42, "": 43,

@@ -12,6 +12,7 @@ There are two ways, and both keep these: `commit_direct` without a log, `commit_
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -35,6 +36,8 @@ class Committer(ABC):
         self.durable_lsn = 0
         self._closed = False
         self._failed: FailStopError | None = None
+        self._stop_syncing = threading.Event()
+        self._syncer: threading.Thread | None = None
 
     @property
     def writable(self) -> bool:
@@ -56,6 +59,25 @@ class Committer(ABC):
         """Take no more writes; the first error is the one that counts."""
         if self._failed is None:
             self._failed = stopped(error)
+
+    def _sync_every(self, interval_s: float, sync: Callable[[], Any]) -> None:
+        """Call `sync` at each interval in a thread of its own, until `_end_syncing`; its error stops the writer."""
+
+        def run() -> None:
+            try:
+                while not self._stop_syncing.wait(interval_s):
+                    sync()
+            except BaseException as error:
+                self.fail(error)
+
+        self._syncer = threading.Thread(target=run, name="ledger-syncer", daemon=True)
+        self._syncer.start()
+
+    def _end_syncing(self) -> None:
+        """End the thread of `_sync_every`, once it has finished what it is at."""
+        self._stop_syncing.set()
+        if self._syncer is not None:
+            self._syncer.join()
 
     @abstractmethod
     def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:

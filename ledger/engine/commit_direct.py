@@ -40,20 +40,8 @@ class DirectCommitter(Committer):
         self._applier = applier
         self._gate = gate
         self._lock = threading.Lock()
-        self._stop_syncing = threading.Event()
-        self._syncer: threading.Thread | None = None
         if sync is not None:
-            self._syncer = threading.Thread(target=self._sync_loop, args=sync, name="ledger-syncer", daemon=True)
-            self._syncer.start()
-
-    def _sync_loop(self, interval_s: float, sync: Callable[[], Any]) -> None:
-        """Sync the mapped files at each interval, until close."""
-        while not self._stop_syncing.wait(interval_s):
-            try:
-                sync()
-            except BaseException as error:
-                self.fail(error)
-                return
+            self._sync_every(*sync)
 
     def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:
         """Apply and publish one batch."""
@@ -95,8 +83,6 @@ class DirectCommitter(Committer):
 
     def close(self) -> None:
         """Take nothing more."""
-        self._stop_syncing.set()
-        if self._syncer is not None:
-            self._syncer.join()
+        self._end_syncing()
         with self._lock:
             self._closed = True

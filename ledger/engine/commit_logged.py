@@ -10,13 +10,13 @@ import collections
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Any, Protocol
 
 import numpy as np
 
-from ledger.engine.apply import NO_DELETES, NO_HASHES, Applier, Spread
+from ledger.engine.apply import NO_DELETES, Applier, Spread
 from ledger.engine.commit import Committer, stopped
+from ledger.engine.requests import Bundle, Frame, Request, Submitted, stage
 from ledger.errors import BatchTooLargeError, CapacityError, FailStopError
 from ledger.kernels.batch_write import publish
 from ledger.layout import STATE_COMMITTED, STATE_LIVE, STATE_SUPPLY_HI, STATE_SUPPLY_LO, STATE_TAINTED
@@ -28,7 +28,6 @@ SHARED_FRAME_ROWS = 8192  # batches of up to so many rows may share a frame
 BUNDLE_ROWS = 32_768  # of submitted batches that share a frame
 LOG_SHARE = 8  # a bundle takes no more than this part of the log
 SUBMITTED_ROWS_MAX = 131_072  # rows of submitted batches under way before `submit` waits
-INTERRUPT_WAIT_S = 10.0
 
 
 class Checkpoints(Protocol):
@@ -43,153 +42,6 @@ class Checkpoints(Protocol):
 
     def make_room(self, has_room: Callable[[], bool], serve: Callable[[], None]) -> None:
         """See to it that the next frame fits; calls `serve` while it waits."""
-
-
-class Submitted(Future[int]):
-    """What `submit` returns: a batch that was handed over cannot be called back."""
-
-    def cancel(self) -> bool:
-        """Do nothing and say so."""
-        return False
-
-    def tell(self, lsn: int, error: BaseException | None) -> None:
-        """Settle it; each future of a stopped writer gets an error of its own, with its own traceback."""
-        if error is None:
-            self.set_result(lsn)
-        else:
-            self.set_exception(stopped(error) if isinstance(error, FailStopError) else error)
-
-
-class Request:
-    """One batch, or a call to make while nothing is under way, on its way through the committer."""
-
-    __slots__ = (
-        "batches", "buffer", "call", "deletes", "done", "early", "error", "future", "known", "queued", "result", "rows",
-        "size", "spread",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        rows: np.ndarray,
-        deletes: np.ndarray,
-        call: Callable[[], Any] | None = None,
-        *,
-        early: bool = False,
-        future: Submitted | None = None,
-    ) -> None:
-        self.batches = 1
-        self.rows = rows
-        self.deletes = deletes
-        self.size = len(rows) + len(deletes)
-        self.call = call
-        self.early = early  # a call that may be made before batches that wait longer
-        self.future = future
-        self.buffer: Any = None
-        self.spread = Spread(0)
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.queued = self.known = False
-        self.done = threading.Lock()
-        self.done.acquire()
-
-    def settle(self) -> None:
-        """Say that the outcome is known."""
-        self.known = True
-        self._tell()
-        self.rows = self.deletes = NO_DELETES  # whoever keeps the request does not keep its batch
-        self.done.release()
-
-    def _tell(self) -> None:
-        """Give the outcome to whoever holds a future."""
-        future, self.future = self.future, None
-        if future is not None:
-            future.tell(self.result, self.error)
-            self.error = None
-
-    def wait_known(self) -> None:
-        """Wait until the outcome is known, and leave it to others."""
-        self.done.acquire()
-        self.done.release()
-
-    def wait(self) -> Any:
-        """Wait for the outcome."""
-        self.done.acquire()
-        error, self.error, self.call = self.error, None, None  # the committer may keep this request for long
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # its traceback holds this frame: together they would keep the handle alive
-        return self.result
-
-    def wait_interrupted(self) -> None:
-        """Wait for the outcome once more after an interrupt, unless the request never got as far as the queue."""
-        if self.queued and not self.known and not self.done.acquire(timeout=INTERRUPT_WAIT_S):
-            raise KeyboardInterrupt("the batch goes on; whether it was committed is not known yet")
-
-
-class Bundle(Request):
-    """Submitted batches that were put one behind the other into a log buffer; more are added until it is taken.
-
-    Each costs its caller a copy and a future, and the committer nothing but telling the future.
-    """
-
-    __slots__ = ("all_rows", "parts")
-
-    def __init__(self, buffer: Any, limit: int) -> None:
-        super().__init__(NO_DELETES, NO_DELETES)
-        self.batches = 0
-        self.buffer = buffer
-        self.all_rows = buffer.rows_view(limit)
-        self.parts: list[tuple[Submitted, int, int]] = []
-
-    def add(self, rows: np.ndarray, future: Submitted) -> bool:
-        """Add a batch if there is room; an interrupt on the way leaves the others what they were."""
-        start, stop = self.size, self.size + len(rows)
-        if stop > len(self.all_rows):
-            return False
-        self.all_rows[start:stop] = rows
-        self.size = stop
-        self.parts.append((future, start, stop))
-        return True
-
-    def close(self, applier: Applier) -> None:
-        """Take it as it is; nothing is added any more."""
-        self.rows = self.all_rows[: self.size]
-        self.batches = len(self.parts)
-        self.spread = applier.spread(self.rows, 2)
-
-    def singles(self, applier: Applier) -> list[Request]:
-        """Give its batches up to requests of their own."""
-        parts, self.parts = self.parts, []
-        requests = [Request(self.all_rows[start:stop].copy(), NO_DELETES, future=f) for f, start, stop in parts]
-        for request in requests:
-            request.spread = applier.spread(request.rows, 2)
-        return requests
-
-    def _tell(self) -> None:
-        parts, self.parts = self.parts, []
-        for future, _, _ in parts:
-            future.tell(self.result, self.error)
-        self.error = None
-
-
-class Frame:
-    """Requests that share an LSN, between their log write and their publishing."""
-
-    __slots__ = ("buffer", "deletes", "hashes", "lsn", "requests", "rows", "spreads", "ticket")
-
-    def __init__(self, requests: list[Request], buffer: Any, lsn: int) -> None:
-        self.requests = requests
-        self.buffer = buffer
-        self.lsn = lsn
-        n_rows = sum(len(r.rows) for r in requests)
-        n_deletes = sum(len(r.deletes) for r in requests)
-        self.rows = buffer.rows_view(n_rows)
-        self.deletes = buffer.keys_view(n_deletes, n_rows).view(np.uint64) if n_deletes else NO_DELETES
-        self.spreads = [r.spread for r in requests]
-        self.hashes = requests[0].spread.hashes if len(requests) == 1 else NO_HASHES
-        self.ticket: Any = None
 
 
 class LoggedCommitter(Committer):
@@ -237,15 +89,10 @@ class LoggedCommitter(Committer):
         self._next_lsn = int(self._state[STATE_COMMITTED]) + 1
         self.durable_lsn = self._next_lsn - 1
         self._each_durable = sync_interval_s is None
-        self._stop_syncing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger-committer", daemon=True)
         self._thread.start()
-        self._syncer: threading.Thread | None = None
         if sync_interval_s is not None:
-            self._syncer = threading.Thread(
-                target=self._sync_loop, args=(sync_interval_s,), name="ledger-syncer", daemon=True
-            )
-            self._syncer.start()
+            self._sync_every(sync_interval_s, self._sync_log)
 
     # ------------------------------------------------------------ callers' side
     def commit(self, rows: np.ndarray, deletes: np.ndarray) -> int:
@@ -256,7 +103,7 @@ class LoggedCommitter(Committer):
         """Copy a batch to where the caller cannot change it, and see how many slots it may take."""
         request.spread = self._applier.spread(request.rows, 2)
         if request.size > SHARED_FRAME_ROWS:
-            request.buffer = self._stage([request])
+            request.buffer = stage(self._log, [request])
         else:
             request.rows, request.deletes = request.rows.copy(), request.deletes.copy()
         return request
@@ -315,9 +162,7 @@ class LoggedCommitter(Committer):
         if threading.get_ident() == self._thread.ident:
             return  # the last handle was forgotten while this thread took a snapshot for it
         self._thread.join()
-        self._stop_syncing.set()
-        if self._syncer is not None:
-            self._syncer.join()
+        self._end_syncing()
         self.__dict__.pop("_checkpoints", None)  # it knows this committer: each would keep the other, and the memory
 
     def _put(self, request: Request) -> Any:
@@ -331,24 +176,6 @@ class LoggedCommitter(Committer):
         except KeyboardInterrupt:
             request.wait_interrupted()
             raise
-
-    def _stage(self, requests: list[Request]) -> Any:
-        """Copy requests into one log buffer: all rows, then all deletes."""
-        n_rows = sum(len(r.rows) for r in requests)
-        n_deletes = sum(len(r.deletes) for r in requests)
-        buffer = self._log.buffer(n_rows, n_deletes)
-        rows = buffer.rows_view(n_rows)
-        at = 0
-        for request in requests:
-            rows[at : at + len(request.rows)] = request.rows
-            at += len(request.rows)
-        if n_deletes:
-            keys = buffer.keys_view(n_deletes, n_rows).view(np.uint64)
-            at = 0
-            for request in requests:
-                keys[at : at + len(request.deletes)] = request.deletes
-                at += len(request.deletes)
-        return buffer
 
     # ------------------------------------------------------------ committer's side
     def _run(self) -> None:
@@ -494,7 +321,7 @@ class LoggedCommitter(Committer):
             self._checkpoints.make_room(lambda: self._has_room(total), self._serve_early)
         buffer = requests[0].buffer if len(requests) == 1 and requests[0].buffer is not None else None
         if buffer is None:
-            buffer = self._stage(requests)
+            buffer = stage(self._log, requests)
         frame = Frame(requests, buffer, self._next_lsn)
         state = self._state
         frame.ticket = self._log.submit(
@@ -555,17 +382,8 @@ class LoggedCommitter(Committer):
             request.error = error
             request.settle()
 
-    def _sync_loop(self, interval_s: float) -> None:
-        """Make the log durable at each interval, until close."""
-        while not self._stop_syncing.wait(interval_s):
-            self.sync_log()
-
-    def sync_log(self) -> None:
+    def _sync_log(self) -> None:
         """Make all frames handed to the system so far durable."""
         committed = int(self._state[STATE_COMMITTED])
-        if committed == self.durable_lsn or self._failed is not None:
-            return
-        try:
+        if committed != self.durable_lsn and self._failed is None:
             self.durable_lsn = max(self.durable_lsn, self._log.sync())
-        except BaseException as error:
-            self.fail(error)
