@@ -13,6 +13,7 @@ from ledger import (
     ClosedError,
     GeometricLedger,
     LedgerNotFoundError,
+    LockedError,
     Options,
     OptionsError,
     ReadOnlyError,
@@ -306,11 +307,16 @@ def test_a_hash_that_collides_is_slow_and_right(book, hash_function, durability)
     assert model.accounts.get(make_key(33)) == ledger.get(make_key(33))
 
 
-def test_a_get_that_outlives_its_ledger_says_so(book, tmp_path):
-    ledger = GeometricLedger.open(tmp_path / "short", small_options())
-    ledger.update_batch(make_accounts(1, 3))
-    get = ledger.get
-    assert get(make_key(1)) is not None
-    del ledger
+def test_a_get_keeps_its_ledger_open_until_it_has_answered(tmp_path):
+    with GeometricLedger.open(tmp_path, small_options()) as ledger:
+        ledger.update_batch(make_accounts(1, 3))
+    found = [GeometricLedger.open(tmp_path, reopen_options()).get(make_key(number)) for number in range(4)]
+    assert accounts_of(make_accounts(1, 3)) == found[:3]
+    assert found[3] is None
+    get = GeometricLedger.open(tmp_path, reopen_options()).get
+    assert found[0] == get(make_key(0))
+    with pytest.raises(LockedError):
+        GeometricLedger.open(tmp_path, reopen_options())
+    get.__self__.close()
     with pytest.raises(ClosedError):
-        get(make_key(1))
+        get(make_key(0))

@@ -10,7 +10,6 @@ Invariants:
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from ledger.engine.apply import Applier
 from ledger.engine.passes import Passes, corrupt_record
-from ledger.errors import ClosedError, InvalidInputError
+from ledger.errors import InvalidInputError
 from ledger.inputs import Account, check_key, key_words
 from ledger.kernels.batch_read import committed_lsn
 from ledger.kernels.single import get_one
@@ -27,7 +26,6 @@ from ledger.layout import (
     KEY_BYTES,
     STATUS_ABSENT,
     STATUS_CLOSED,
-    STATUS_CORRUPT,
     STATUS_RETRY,
     STATUS_UNCHECKED,
 )
@@ -52,8 +50,7 @@ class Reader:
         self._passes = passes
         self._gate = gate
         self._context = applier.context()
-        self._address = [0 if applier.own_hash else int(self._context.ctypes.data)]  # the kernel knows BLAKE3 alone
-        self.get = _shortest_get(self._address, weakref.WeakMethod(self._get_unusual))
+        self.address = 0 if applier.own_hash else int(self._context.ctypes.data)  # the kernel knows BLAKE3 alone
         self._closed: Exception | None = None
         self.retries = 0
         self.gates = 0
@@ -61,33 +58,35 @@ class Reader:
     def close(self, error: Exception) -> None:
         """Answer every later call with `error`."""
         self._closed = error
-        self._address[0] = 0
+        self.address = 0
 
-    def _get_unusual(self, key: Any, status: int = STATUS_CLOSED, place: int = 0) -> Account | None:
-        """Handle what the shortest path leaves: other kinds of keys, a closed ledger, what a kernel refuses."""
+    def get(self, key: Any) -> Account | None:
+        """Return one account where `get_account` alone did not: another kind of key, a refusal, a closed ledger."""
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         if isinstance(key, np.ndarray):
             if key.dtype != np.uint8 or key.shape != (KEY_BYTES,):
                 raise InvalidInputError(f"the key is {key.dtype}{list(key.shape)}, not uint8[32]", field="pubkey")
-            return self.get(key.tobytes())
+            key = key.tobytes()
         check_key(key)
+        key = bytes(key)
         if self._applier.own_hash:
             records, found = self.get_batch(key_words([key]))
-            return Account(bytes(key), *records[0].item()[1:]) if found[0] else None
+            return Account(key, *records[0].item()[1:]) if found[0] else None
+        answer = get_account(self.address, key)
+        if answer[0] == STATUS_UNCHECKED:
+            self._passes.check_index(int(answer[1]) >> 32)
+            answer = get_account(self.address, key)
+        if answer[0] == STATUS_RETRY:
+            self.gates += 1
+            with self._gate:  # no frame is applied meanwhile, so a record without a state now is a damaged one
+                answer = get_account(self.address, key)
+        status, place, *_ = answer
         if status == STATUS_CLOSED:
-            return self.get(bytes(key))
-        if status == STATUS_UNCHECKED:
-            self._passes.check_index(int(place) >> 32)
             return self.get(key)
-        if status == STATUS_CORRUPT:
+        if status not in (0, STATUS_ABSENT):
             raise corrupt_record(self._passes.shards, int(place) >> 32, int(place) & 0xFFFFFFFF)
-        self.gates += 1
-        with self._gate:  # no frame is applied meanwhile, so a record without a state now is a damaged one
-            status, place, *_ = get_one(self._address[0], key)
-        if status == STATUS_RETRY:
-            raise corrupt_record(self._passes.shards, int(place) >> 32, int(place) & 0xFFFFFFFF)
-        return self.get(key)
+        return None if status else Account(key, *answer[1:])
 
     def get_batch(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return accounts and which were found, as of one LSN; see `GeometricLedger.get_batch`.
@@ -116,37 +115,6 @@ class Reader:
         return out.view(ACCOUNT).reshape(len(keys)), found.view(np.bool_)
 
 
-def _shortest_get(address: list[int], unusual: weakref.WeakMethod[Any]) -> Callable[[bytes], Account | None]:
-    """Return `get` as a function over local names: each look-up of an attribute would cost as much as a probe.
-
-    Parameters
-    ----------
-    address : list of int
-        Its one entry is the address of the kernel's context, 0 once the ledger is closed.
-    unusual : weak method
-        Called with the key, and with status and place from the kernel where it was called.
-    """
-    kernel, new = _kernel, tuple.__new__
-
-    def get(key: bytes) -> Account | None:
-        if type(key) is not bytes:
-            return reach()(key)
-        status, balance, nonce, staked, modified = kernel(address[0], key)
-        if not status:
-            return new(Account, (key, balance, nonce, staked, modified))
-        if status == STATUS_ABSENT:
-            return None
-        return reach()(key, status, balance)
-
-    def reach() -> Callable[..., Account | None]:
-        method = unusual()
-        if method is None:
-            raise ClosedError("the ledger was forgotten without being closed")
-        return method
-
-    return get
-
-
 def _load_kernel() -> Callable[..., tuple[int, int, int, int, int]]:
     """Return the machine code of `get_one`, past numba's choice among signatures.
 
@@ -157,4 +125,4 @@ def _load_kernel() -> Callable[..., tuple[int, int, int, int, int]]:
     return overloads[0].entry_point if overloads else get_one
 
 
-_kernel = _load_kernel()
+get_account = _load_kernel()  # given the address of a context, 0 once its ledger is closed, and the key
