@@ -65,6 +65,7 @@ class Opener:
         """Open or create; on any error, files and lock are given back."""
         exists = (self.path / CONTROL_NAME).exists()
         if not exists and not create:
+            self._refuse_data()
             raise LedgerNotFoundError(f"there is no ledger at {self.path}")
         if not exists:
             self.files.mkdir(self.path)

@@ -20,6 +20,7 @@ THREADS_MAX: Final = 64
 CAPACITY_DEFAULT: Final = 1_000_000
 SHARDS_DEFAULT: Final = 16
 INDEX_LOAD_DEFAULT: Final = 0.5
+INDEX_LOADS: Final = (0.5, 0.95)
 
 HashFunction = Callable[[np.ndarray, bytes], np.ndarray]
 
@@ -126,7 +127,7 @@ class Options:
         if self.capacity is not None:
             _integer(self, "capacity", 1, SLOTS_PER_SHARD_MAX)
         if self.index_load is not None:
-            _number(self, "index_load", 0.5, 0.95)
+            _number(self, "index_load", *INDEX_LOADS)
         if self.hash_key is not None and (not isinstance(self.hash_key, bytes) or len(self.hash_key) != 32):
             raise OptionsError("hash_key must be 32 bytes", field="hash_key")
         if (self.hash_function is None) != (self.hash_name == HASH_BLAKE3.decode()):

@@ -15,7 +15,6 @@ from ledger import (
     CorruptRecordError,
     GeometricLedger,
     LedgerError,
-    LedgerNotFoundError,
     SalvageNeededError,
     UnsupportedVersionError,
     WrongLedgerError,
@@ -240,10 +239,11 @@ def test_a_lost_control_block_is_an_error_and_nothing_is_made_over_the_data(tmp_
     make(path, mode, close=close)
     (path / "control.bin").unlink()
     before = tree(path)
-    with pytest.raises(CorruptControlError):
-        GeometricLedger.open(path, small_options(*mode))
-    with pytest.raises(LedgerNotFoundError):
-        reopen(path, mode, read_only=True)
+    for options in (small_options(*mode), reopen_options(*mode)):
+        for arguments in ({}, {"read_only": True}, {"create": False}, {"salvage": True}):
+            with pytest.raises(CorruptControlError, match="missing") as caught:
+                GeometricLedger.open(path, options, **arguments)
+            assert path / "control.bin" == caught.value.path
     assert before | {"lock": b""} == tree(path) | {"lock": b""}
 
 

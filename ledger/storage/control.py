@@ -34,13 +34,14 @@ from ledger.layout import (
     CONTROL_COPY_BYTES,
     CONTROL_SHARD,
     HASH_BLAKE3,
+    LSN_BUSY,
     MAGIC_CONTROL,
     RECORD_BYTES,
     SHARDS_MAX,
     SLOTS_PER_SHARD_MAX,
     round_up,
 )
-from ledger.options import DURABILITIES, STORAGES
+from ledger.options import DURABILITIES, INDEX_LOADS, STORAGES
 from ledger.storage.files import CONTROL_NAME, Files, boot_id
 from ledger.storage.headers import check_file_header, crc32c, decode, encode_file_header, new_header, seal, wall_time_ns
 
@@ -59,6 +60,7 @@ _PLAIN: Final = (
     "log_segment_first",
     "created_ns",
 )  # integers that are the same in the block and in `Control`
+_COUNTERS: Final = ("sequence", "epoch", "checkpoint_lsn", "totals_lsn")  # below 2^63, so that the next one is no wrap
 
 
 @dataclass(eq=False)
@@ -261,7 +263,7 @@ class Control:
         UnsupportedVersionError
             One of the copies is newer than this code.
         CorruptControlError
-            Neither copy is whole.
+            Neither copy is whole, or says what a ledger can be.
         OSError
             A copy cannot be read: that is not damage, and says nothing about the other copy.
         """
@@ -283,7 +285,7 @@ class Control:
         finally:
             files.close(fd)
         if not found:
-            raise CorruptControlError(f"{name}: neither copy of the control block is whole", path=name, offset=0)
+            raise CorruptControlError(f"{name}: no copy of the control block is sound", path=name, offset=0)
         if len({control.ledger_id for control in found}) > 1:
             raise CorruptControlError(f"{name}: the two copies are of two ledgers", path=name, offset=0)
         return max(found, key=lambda control: control.sequence)
@@ -346,6 +348,9 @@ def _is_possible(header: np.void, table: np.ndarray) -> bool:
         and int(header["durability"]) < len(DURABILITIES)
         and int(header["storage"]) < len(STORAGES)
         and int(header["clean"]) <= 1
+        and all(int(header[name]) < LSN_BUSY for name in _COUNTERS)
+        and 1 <= int(header["capacity"]) <= SLOTS_PER_SHARD_MAX
+        and INDEX_LOADS[0] <= float(header["index_load"]) <= INDEX_LOADS[1]
         and bool(((table["used"] <= slots) & (slots < table["positions"])).all())
         and int(slots.max()) <= SLOTS_PER_SHARD_MAX
         and int(table["positions"].max()) <= POSITIONS_PER_SHARD_MAX

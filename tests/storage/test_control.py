@@ -22,6 +22,7 @@ from ledger.storage.files import CONTROL_NAME, Files, shard_name
 from tests.crash.disk import Disk, lay
 from tests.crash.recorder import Recorder
 from tests.faults import FaultyFiles, flip_bit, patch, reseal, tree
+from tests.model import U64
 
 LEDGER = bytes(range(16))
 
@@ -54,7 +55,7 @@ def test_what_is_written_is_read(tmp_path, shards):
     for step in range(3):
         control.epoch += 1
         control.supply = (1 << 100) + step
-        control.live, control.checkpoint_lsn = 2**64 - 1, 2**63 + step
+        control.live, control.checkpoint_lsn = 2**64 - 1, 2**63 - 4 + step
         control.clean = step == 1
         control.durability, control.storage = "sync", "memory"
         control.log_digest = bytes([step]) * 16
@@ -157,6 +158,27 @@ def test_a_shard_count_beyond_the_file_is_damage(tmp_path):
         reseal(tmp_path / CONTROL_NAME, copy * CONTROL_COPY_BYTES, CONTROL, grow)
     with pytest.raises(CorruptControlError):
         Control.read(Files(), tmp_path)
+
+
+COUNTERS = ("sequence", "epoch", "checkpoint_lsn", "totals_lsn")
+BEYOND = [(name, value) for name in COUNTERS for value in (U64 - 1, U64 // 2)]
+BEYOND += [("capacity", 0), ("capacity", U64 - 1), ("index_load", 0.96), ("index_load", float("nan"))]
+
+
+@pytest.mark.parametrize(("field", "value"), BEYOND)
+def test_numbers_that_no_ledger_has_are_damage_and_never_counted_on(tmp_path, field, value):
+    def change(header):
+        header[field] = value
+
+    control = new_control()
+    control.create(Files(), tmp_path)
+    control.write(Files(), tmp_path)
+    reseal(tmp_path / CONTROL_NAME, CONTROL_COPY_BYTES, CONTROL, change)
+    assert 1 == Control.read(Files(), tmp_path).sequence, "the copy before it counts"
+    reseal(tmp_path / CONTROL_NAME, 0, CONTROL, change)
+    with pytest.raises(CorruptControlError) as caught:
+        Control.read(Files(), tmp_path)
+    assert tmp_path / CONTROL_NAME == caught.value.path
 
 
 def test_a_copy_that_cannot_be_read_is_no_damage(tmp_path):
