@@ -18,30 +18,22 @@ from ledger.engine.commit import Committer
 from ledger.engine.commit_direct import DirectCommitter
 from ledger.engine.commit_logged import LoggedCommitter
 from ledger.engine.lookup import Reader, get_account
-from ledger.engine.passes import Progress, corrupt_record
+from ledger.engine.passes import Progress
 from ledger.engine.pool import run_apart
-from ledger.engine.recovery import log_scan
 from ledger.errors import ClosedError, FailStopError, ForkedError, OptionsError, ReadOnlyError
 from ledger.inputs import Account, check_rows, key_words, record_words
-from ledger.kernels.records import export_records
+from ledger.inspection import CHUNK_SLOTS, Inspection
 from ledger.layout import (
     ACCOUNT,
-    SHARD_RECORD_BASE,
-    SHARD_SEED,
-    SHARD_USED,
-    SHARD_WORDS,
     STATE_COMMITTED,
     STATE_LIVE,
-    STATE_SUPPLY_HI,
-    STATE_SUPPLY_LO,
     STATUS_ABSENT,
 )
 from ledger.opening import Opener
 from ledger.options import Options
 from ledger.stats import IndexView, LedgerStats, LogFrame, RecoveryReport, VerifyReport
-from ledger.storage.files import LOG_NAME, Files, write_clean
+from ledger.storage.files import Files, write_clean
 
-CHUNK_SLOTS = 1 << 16
 _new = tuple.__new__  # past the checks of a named tuple: a get is short
 _open_ledgers: weakref.WeakSet[GeometricLedger] = weakref.WeakSet()
 
@@ -142,6 +134,7 @@ class GeometricLedger:
         self._address = self._reader.address
         self._checkpointer: Checkpointer | None = None
         self._committer: Committer | None = self._make_committer()
+        self._inspection = Inspection(opener, self._gate, self._reader, self._committer, self._checkpointer)
         self._status = ""
         self._close_lock = threading.Lock()
         self._batches = self._rows = self._snapshots = 0
@@ -345,34 +338,7 @@ class GeometricLedger:
             Slots looked at for one chunk: the most rows that it can have.
         """
         self._check()
-        if slots < 1:
-            raise OptionsError(f"slots is {slots}, not at least 1", field="slots")
-        for shard in range(self._shards.count):
-            first = 0
-            while True:
-                self._check()
-                used = int(self._view.shards[shard * SHARD_WORDS + SHARD_USED])
-                if first >= used:
-                    break
-                stop = min(used, first + slots)
-                rows = self._export(shard, first, stop)
-                if len(rows):
-                    yield rows
-                first = stop
-
-    def _export(self, shard: int, first: int, stop: int) -> np.ndarray:
-        """Copy the live accounts of some slots, with the next frame held back."""
-        view = self._view
-        at = shard * SHARD_WORDS
-        rows = np.zeros((stop - first, 8), np.uint64)
-        with self._gate:
-            count = export_records(
-                view.records, view.shards[at + SHARD_RECORD_BASE], first, stop, view.shards[at + SHARD_SEED],
-                view.state[STATE_COMMITTED], rows,
-            )  # fmt: skip
-        if count < 0:
-            raise corrupt_record(self._shards, shard, -1 - int(count))
-        return rows[:count].view(ACCOUNT).ravel()
+        yield from self._inspection.chunks(slots, self._check)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield all live accounts in chunks; see `chunks`."""
@@ -511,49 +477,7 @@ class GeometricLedger:
     def stats(self) -> LedgerStats:
         """Return the ledger's state and settings. **Complexity**: O(shards), and a walk of the page tables."""
         self._check()
-        state, control = self._state, self._control
-        table = self._view.shards.reshape(-1, SHARD_WORDS)
-        used = table[:, SHARD_USED].astype(np.int64)
-        records, index = self._shards.coverage()
-        committed = int(state[STATE_COMMITTED])
-        probes = self._applier.probes()
-        return LedgerStats(
-            committed_lsn=committed,
-            durable_lsn=control.checkpoint_lsn if self._committer is None else self._committer.durable_lsn,
-            checkpoint_lsn=control.checkpoint_lsn,
-            live=int(state[STATE_LIVE]),
-            capacity=control.capacity,
-            supply=int(state[STATE_SUPPLY_LO]) | int(state[STATE_SUPPLY_HI]) << 64,
-            shards=control.shards,
-            slots_used=used.tolist(),
-            load_factor=(used / control.table["positions"].astype(np.float64)).tolist(),
-            slot_fill=(used / control.table["slots"].astype(np.float64)).tolist(),
-            durability=control.durability if self._committer is None else self.options.durability,
-            storage=self._shards.way,
-            hugepages_asked=self.options.hugepages,
-            hugepages=self._shards.hugepages,
-            huge_record_bytes=records.huge_bytes,
-            huge_index_bytes=index.huge_bytes,
-            resident_bytes=records.resident_bytes + index.resident_bytes,
-            anonymous_bytes=records.anonymous_bytes + index.anonymous_bytes,
-            prefetch=self.options.prefetch,
-            threads=self._pool.lanes,
-            notes=list(self._shards.notes),
-            lookups=int(probes.sum()),
-            probe_distance=probes.astype(np.int64).tolist(),
-            read_retries=self._reader.retries,
-            read_gates=self._reader.gates,
-            log_bytes=0 if self._log is None else self._log.bytes_written,
-            log_frames=0 if self._log is None else self._log.frames,
-            image_bytes=self._control.image_bytes,
-            batches=self._batches,
-            rows=self._rows,
-            checkpoints=self._snapshots if self._checkpointer is None else self._checkpointer.taken,
-            checkpoint_running=self._checkpointer is not None and self._checkpointer.running,
-            log_redo_bytes=0 if self._checkpointer is None else self._checkpointer.log_bytes,
-            log_redo_bytes_max=None if self._checkpointer is None else self._checkpointer.limit_bytes,
-            recovery=self.recovery,
-        )
+        return self._inspection.stats(self._batches, self._rows, self._snapshots)
 
     def state_hash(self) -> str:
         """Return a hash over the five fields of all live accounts, in no order: equal contents, equal hash."""
@@ -571,7 +495,7 @@ class GeometricLedger:
         -----
         **Complexity**: O(size).
         """
-        return self._quiet(lambda: self._verify(progress))
+        return self._quiet(lambda: self._inspection.verify(progress))
 
     def _quiet(self, function: Callable[[], Any]) -> Any:
         """Call `function` while no frame is under way."""
@@ -581,63 +505,20 @@ class GeometricLedger:
                 return function()
         return self._committer.pause(function)
 
-    def _verify(self, progress: Progress | None) -> VerifyReport:
-        faults = []
-        waiting = self._passes.check_all()
-        faults += [f"shard {shard}: the index did not fit its checksum and was rebuilt" for shard in waiting]
-        for shard in range(self._shards.count):
-            if progress is not None:
-                progress("shards", shard, self._shards.count)
-            found = self._passes.check_shard(shard)
-            slot = found.pop("first_slot")
-            named = [f"{count} {name.replace('_', ' ')}" for name, count in found.items() if count]
-            if named:
-                where = f", the first at slot {slot}" if slot >= 0 else ""
-                faults.append(f"shard {shard}: {', '.join(named)}{where}")
-        live = supply = 0
-        if not faults:
-            totals = self._passes.totals()
-            live, supply = totals.live, totals.supply
-            state = self._state
-            if live != int(state[STATE_LIVE]):
-                faults.append(f"{live} live accounts counted, {int(state[STATE_LIVE])} kept")
-            if supply != int(state[STATE_SUPPLY_LO]) | int(state[STATE_SUPPLY_HI]) << 64:
-                faults.append("the sum of the balances is not the supply kept")
-        return VerifyReport(int(self._state[STATE_COMMITTED]), live, supply, faults)
-
     def index_view(self, shard: int) -> IndexView:
         """Return a copy of a shard's index: which positions are taken, and how far each entry is from home."""
         self._check()
-        self._check_shard(shard)
-        self._passes.check_all()
-        with self._gate:
-            distance = self._passes.distances(shard)
-            first, stop = self._shards.index_span(shard)
-            slot = (self._view.index[first:stop] & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1
-        return IndexView(shard, distance >= 0, distance, slot)
+        return self._inspection.index_view(shard)
 
     def record_view(self, shard: int) -> np.ndarray:
         """Return a shard's stored records, both cells, as a read-only array (layout.RECORD) over live memory."""
-        from ledger.layout import RECORD
-
         self._check()
-        self._check_shard(shard)
-        used = int(self._view.shards[shard * SHARD_WORDS + SHARD_USED])
-        records = self._shards.record_words(shard, used).view(RECORD).ravel()
-        records.flags.writeable = False
-        return records
+        return self._inspection.record_view(shard)
 
     def log_frames(self) -> Iterator[LogFrame]:
         """Yield the frames of the log since the last snapshot, oldest first."""
         self._check()
-        if not (self.path / LOG_NAME).is_dir():
-            return
-        for frame in log_scan(self._files, self.path / LOG_NAME, self._control, salvage=False):
-            header = frame.header
-            yield LogFrame(
-                frame.lsn, frame.epoch, int(header["batches"]), int(header["wall_time_ns"]), frame.rows.copy(),
-                frame.deletes.copy(),
-            )  # fmt: skip
+        yield from self._inspection.log_frames()
 
     def advise(self, advice: str) -> None:
         """Advise the kernel about the ledger's files, for measuring.
@@ -654,10 +535,6 @@ class GeometricLedger:
             self._shards.image.drop_cache()
         else:
             raise OptionsError(f"advice is {advice!r}, not willneed or dontneed", field="advice")
-
-    def _check_shard(self, shard: int) -> None:
-        if not 0 <= shard < self._shards.count:
-            raise OptionsError(f"shard is {shard}, not within 0 to {self._shards.count - 1}", field="shard")
 
 
 def _disown_in_child() -> None:

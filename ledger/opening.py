@@ -79,6 +79,7 @@ class Opener:
                     self._remove_unfinished()
                     raise OSError(error.errno, error.strerror, str(self.path)) from error
             self._open()
+            self.progress = None  # nobody else keeps what the caller gave
             return self
         except BaseException:
             if self.log is not None:

@@ -13,8 +13,8 @@ import ledger
 PACKAGE = Path(ledger.__file__).resolve().parent
 
 # A module imports only modules of a lower rank. Siblings of one rank do not know each other.
-# services -> ledger.py -> opening.py -> engine -> storage -> kernels -> base; warm_up uses a whole ledger, so it
-# stands above ledger.py although it lies beside the engine.
+# services -> ledger.py -> inspection.py -> opening.py -> engine -> storage -> kernels -> base; warm_up uses a whole
+# ledger, so it stands above ledger.py although it lies beside the engine.
 RANKS = {
     "errors": 0, "layout": 0, "stats": 0, "options": 1, "inputs": 1,
     "kernels.jit": 10, "kernels.intrinsics": 11, "kernels.hashing": 12, "kernels.records": 13, "kernels.index": 14,
@@ -25,7 +25,7 @@ RANKS = {
     "engine.pool": 30, "engine.commit": 30, "engine.apply": 31, "engine.passes": 32, "engine.requests": 32,
     "engine.commit_direct": 33, "engine.commit_logged": 33, "engine.checkpoint": 33, "engine.readahead": 33,
     "engine.lookup": 33, "engine.recovery": 34,
-    "opening": 40, "ledger": 41, "engine.warmup": 42, "": 43,
+    "opening": 40, "inspection": 41, "ledger": 42, "engine.warmup": 43, "": 44,
     "services.tables": 50, "services.cli": 51, "__main__": 60,
 }  # fmt: skip
 THIRD_PARTY = {
