@@ -241,7 +241,8 @@ def open_(say: Say, path: Path, options: Options, key: bytes, close: bool) -> No
     found = {"open_ms": (opened - start) / 1e6, "first_get_ms": (answered - opened) / 1e6}
     found |= {f"{name.replace(' ', '_')}_ms": report.seconds.get(name, 0.0) * 1e3 for name in PHASES}
     found |= {"clean": report.clean, "lsn": report.lsn, "frames": report.frames, "redo_rows": report.rows}
-    found |= {"log_bytes": report.bytes_read, "indexes_rebuilt": len(report.indexes_rebuilt), "accounts": len(ledger)}
+    found |= {"blocks_fetched": report.blocks_fetched, "log_bytes": report.bytes_read}
+    found |= {"indexes_rebuilt": len(report.indexes_rebuilt), "accounts": len(ledger)}
     if close:
         ledger.close()
     say(found)
