@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ledger.storage.files import Files
+from ledger.layout import CONTROL, CONTROL_COPY_BYTES, FORMAT_VERSION
+from ledger.storage.files import CONTROL_NAME, Files
 
 
 @dataclass
@@ -132,6 +133,25 @@ def reseal(path: Path, offset: int, dtype: np.dtype, change: Callable[[np.ndarra
     header = np.frombuffer(bytearray(raw), dtype)
     change(header)
     patch(path, offset, seal(header))
+
+
+def make_newer(path: Path, offset: int, dtype: np.dtype) -> None:
+    """Let a sealed header on disk be of the version after this one."""
+
+    def change(header: np.ndarray) -> None:
+        header["version"] = FORMAT_VERSION + 1
+
+    reseal(path, offset, dtype, change)
+
+
+def lose_power(path: Path) -> None:
+    """Let the control block of a ledger be of another run of the kernel, as after a loss of power."""
+
+    def change(header: np.ndarray) -> None:
+        header["boot_id"] = 7
+
+    for copy in (0, 1):
+        reseal(path / CONTROL_NAME, copy * CONTROL_COPY_BYTES, CONTROL, change)
 
 
 def tree(path: Path) -> dict[str, bytes]:

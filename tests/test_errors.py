@@ -13,7 +13,7 @@ import ledger
 from ledger import GeometricLedger, Options, errors
 from ledger.layout import CELL_A, CONTROL, CONTROL_COPY_BYTES, FORMAT_VERSION
 from tests import children
-from tests.faults import FaultyFiles, flip_bit, patch, reseal
+from tests.faults import FaultyFiles, flip_bit, lose_power, make_newer, patch
 from tests.model import make_accounts, make_key, make_keys, reopen_options, small_options
 
 BASES = {errors.LedgerError, errors.FormatError}  # never raised themselves
@@ -29,11 +29,6 @@ def make(path, mode=("none", "private"), n=30, **changes):
     with GeometricLedger.open(path, small_options(*mode, **changes)) as book:
         book.update_batch(make_accounts(1, n))
     return path
-
-
-def both_copies(path, change):
-    for copy_ in (0, 1):
-        reseal(path / "control.bin", copy_ * CONTROL_COPY_BYTES, CONTROL, change)
 
 
 def invalid_input(path):
@@ -103,21 +98,15 @@ def fail_stop(path):
 
 
 def salvage_needed(path):
-    def other_boot(header):
-        header["boot_id"] = 7
-
     book = GeometricLedger.open(path, small_options("msync", "shared"))
     book.update_batch(make_accounts(1, 5))
     book.__del__()
-    both_copies(path, other_boot)
+    lose_power(path)
     GeometricLedger.open(path, reopen_options())
 
 
 def newer_version(path):
-    def newer(header):
-        header["version"] = FORMAT_VERSION + 1
-
-    both_copies(make(path), newer)
+    make_newer(make(path) / "control.bin", 0, CONTROL)
     GeometricLedger.open(path, reopen_options())
 
 

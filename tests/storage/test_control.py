@@ -21,7 +21,7 @@ from ledger.storage.control import Control
 from ledger.storage.files import CONTROL_NAME, Files, shard_name
 from tests.crash.disk import Disk, lay
 from tests.crash.recorder import Recorder
-from tests.faults import FaultyFiles, flip_bit, patch, reseal, tree
+from tests.faults import FaultyFiles, flip_bit, make_newer, patch, reseal, tree
 from tests.model import U64
 
 LEDGER = bytes(range(16))
@@ -41,10 +41,6 @@ def new_control(shards=4):
 def fields(control):
     skip = ("table", "_copy", "_failed", "_unsure")
     return {k: v for k, v in vars(control).items() if k not in skip} | {"table": control.table.tobytes()}
-
-
-def newer(header):
-    header["version"] = FORMAT_VERSION + 1
 
 
 @pytest.mark.parametrize("shards", [1, 16, 4096])
@@ -141,7 +137,7 @@ def test_two_bad_copies_are_an_error(tmp_path, data):
 @pytest.mark.parametrize("copy", [0, 1])
 def test_a_newer_version_is_told_apart_from_damage_and_not_touched(tmp_path, copy):
     new_control().create(Files(), tmp_path)
-    reseal(tmp_path / CONTROL_NAME, copy * CONTROL_COPY_BYTES, CONTROL, newer)
+    make_newer(tmp_path / CONTROL_NAME, copy * CONTROL_COPY_BYTES, CONTROL)
     before = tree(tmp_path)
     with pytest.raises(UnsupportedVersionError) as caught:
         Control.read(Files(), tmp_path)
@@ -239,7 +235,7 @@ def test_every_flipped_byte_of_a_shard_header_is_damage(tmp_path):
 
 def test_a_missing_short_or_newer_shard_file_is_named(tmp_path):
     control, path, size = make_shard_file(tmp_path)
-    reseal(path, 0, FILE_HEADER, newer)
+    make_newer(path, 0, FILE_HEADER)
     with pytest.raises(UnsupportedVersionError):
         open_shard(control, path, size)
     patch(path, 0, control.file_header(1, 0))

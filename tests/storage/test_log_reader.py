@@ -16,7 +16,7 @@ from ledger.storage import log_reader
 from ledger.storage.files import Files, segment_name
 from ledger.storage.frames import frame_bytes
 from ledger.storage.log import Log
-from tests.faults import FaultyFiles, flip_bit, patch, reseal, tree
+from tests.faults import FaultyFiles, flip_bit, make_newer, patch, reseal, tree
 from tests.storage.logs import FIELD, KIB, append, create, read, resume, scan, submit
 
 
@@ -251,11 +251,8 @@ def test_the_log_of_another_ledger_is_named(copy):
 
 
 def test_a_newer_version_is_told_apart_from_damage(copy):
-    def newer(header):
-        header["version"] = FORMAT_VERSION + 1
-
     for name, offset, dtype in [(*PLACE, FRAME_HEADER), (segment_name(3), 0, SEGMENT_HEADER)]:
-        reseal(copy / name, offset, dtype, newer)
+        make_newer(copy / name, offset, dtype)
         before = tree(copy)
         with pytest.raises(UnsupportedVersionError) as caught:
             read(copy)
