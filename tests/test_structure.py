@@ -24,7 +24,7 @@ RANKS = {
     "storage.log": 24, "storage.journal": 25,
     "engine.pool": 30, "engine.commit": 30, "engine.apply": 31, "engine.passes": 32, "engine.requests": 32,
     "engine.commit_direct": 33, "engine.commit_logged": 33, "engine.checkpoint": 33, "engine.readahead": 33,
-    "engine.lookup": 33, "engine.recovery": 34,
+    "engine.salvage": 33, "engine.lookup": 33, "engine.recovery": 34,
     "opening": 40, "inspection": 41, "ledger": 42, "engine.warmup": 43, "": 44,
     "services.tables": 50, "services.cli": 51, "__main__": 60,
 }  # fmt: skip

@@ -96,6 +96,15 @@ class Applier:
             raise TypeError(f"hash_function gave {words.dtype}{words.shape}, not uint32[{len(rows)}, 3]")
         return np.ascontiguousarray(words.T)
 
+    def hash_words(self, rows: np.ndarray) -> np.ndarray:
+        """Return the hash words of the keys of `rows` (uint64[n, 4 or more]), by whichever hash (uint32[3, n])."""
+        if self._hash is not None:
+            return self.hashes(rows)
+        hashes = np.empty((3, len(rows)), np.uint32)
+        settings, job, lanes = self._settings(0, len(rows))
+        self.pool.run(batch_write.hash_batch, (rows, self.view.key, settings, job, hashes), lanes)
+        return hashes
+
     def _settings(self, lsn: int, rows: int, deletes: int = 0) -> tuple[np.ndarray, np.ndarray, int]:
         """Return settings and job of a call, and the lanes that are worth it."""
         lanes = max(1, min(self.lanes, (rows + deletes) // ROWS_PER_LANE))
@@ -209,11 +218,7 @@ class Applier:
         """
         if frames * len(rows) <= self._free_at_least or frames * len(rows) <= self.free_slots().min():
             return Spread(len(rows))
-        hashes = self.hashes(rows)
-        if self._hash is None:
-            hashes = np.empty((3, len(rows)), np.uint32)
-            settings, job, lanes = self._settings(0, len(rows))
-            self.pool.run(batch_write.hash_batch, (rows, self.view.key, settings, job, hashes), lanes)
+        hashes = self.hash_words(rows)
         shards = hashes[0] & np.uint32(self.shards - 1)
         return Spread(np.bincount(shards, minlength=self.shards), hashes)
 

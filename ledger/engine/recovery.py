@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ledger.engine.apply import Applier
+from ledger.engine.apply import NO_DELETES, Applier
 from ledger.engine.checkpoint import totals
 from ledger.engine.passes import Passes, Progress
 from ledger.engine.readahead import Readahead
+from ledger.engine.salvage import bury, rename_lost
 from ledger.errors import CorruptLogError, CorruptRecordError, SalvageNeededError
 from ledger.kernels.batch_write import publish
 from ledger.layout import (
@@ -243,10 +244,12 @@ def _cut_at_hole(shards: Shards, passes: Passes, report: RecoveryReport, progres
     committed = int(shards.view.state[STATE_COMMITTED])
     report.cells_undone, report.cells_broken, _ = passes.roll_back(committed)
     report.salvaged = report.recounted = True
+    lost = rename_lost(shards, passes.applier)
     for shard in range(shards.count):
         passes.rebuild(shard, progress)
         report.indexes_rebuilt.append(shard)
     passes.recount()
+    bury(passes.applier, lost, committed)
 
 
 def _recover_mapped(
@@ -275,6 +278,7 @@ def _recover_mapped(
     report.cells_undone, report.cells_broken, report.salvaged = undone, broken, power_lost
     committed = max(greatest, control.checkpoint_lsn) if mapped is None else max(mapped, greatest)
     state[STATE_COMMITTED] = committed
+    lost = rename_lost(shards, passes.applier) if salvage else NO_DELETES
     for shard in range(shards.count):
         passes.rebuild(shard, progress)
         shards.view.shards[shard * SHARD_WORDS + SHARD_CHECKED] = 1
@@ -290,6 +294,7 @@ def _recover_mapped(
             path=shards.path / STATE_NAME, offset=0,
         )  # fmt: skip
     passes.set_totals(counted)
+    bury(passes.applier, lost, committed)
     state[STATE_APPLIED] = committed  # last: until then the totals of a killed recovery may be mixed
     report.recounted = True
 
