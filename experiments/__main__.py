@@ -97,6 +97,9 @@ def _run(options: argparse.Namespace) -> int:
         raise KeyboardInterrupt(done.id) from None
     for fault in faults:
         _say(f"failed: {fault}")
+    noise = done.manifest.get("noise", {})
+    if noise.get("verdict") == "disturbed":
+        _say(noise["words"])
     failed = done.manifest["failed"]
     if options.json:
         seconds = round(time.monotonic() - started, 2)
@@ -106,6 +109,7 @@ def _run(options: argparse.Namespace) -> int:
             "seconds": seconds,
             "trials": done.manifest["trials"],
             "failed": failed,
+            "noise": noise.get("verdict"),
             "figures": figures,
         }
         print(values.dumps(line), flush=True)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from experiments import machine, runs, values
+from experiments import machine, noise, runs, values
 from experiments import trial as trials
 from experiments.errors import ResumeError
 from experiments.journal import histogram_pairs
@@ -141,6 +141,7 @@ def run(plans: Sequence[Plan], progress: Progress, resumed: runs.Run | None = No
         if todo:
             progress.prepare("loading the kernels; the first time they are compiled, which takes a minute")
             trials.start_server([item.spec.trial for item in plans])
+            _check_noise(run_, ended=False)
         run_.add([row for item in plans for row in _absent_rows(item)])
         progress.start(len(todo))
         for index, item, repeat, cell in todo:
@@ -151,6 +152,8 @@ def run(plans: Sequence[Plan], progress: Progress, resumed: runs.Run | None = No
             run_.add(*_rows(trial, outcome, log))
             error = outcome.error and f"{outcome.error} (log: {run_.path / log})"
             progress.end(outcome.seconds, error, outcome.state_hash)
+        if todo:
+            _check_noise(run_, ended=True)
     except BaseException as error:
         run_.finish("interrupted", planned=planned)
         progress.close()
@@ -214,6 +217,14 @@ def unequal_hashes(rows: Any, factors: Sequence[str]) -> list[dict[str, Any]]:
     grouped = measured.groupby(list(factors))["state_hash"].nunique()
     found = grouped[grouped > 1]
     return [dict(zip(factors, key if isinstance(key, tuple) else (key,), strict=True)) for key in found.index]
+
+
+def _check_noise(run_: runs.Run, *, ended: bool) -> None:
+    """Check how steady the machine is, and write it into the manifest with what was found before."""
+    found = noise.check(run_.path, noise.SECONDS[run_.manifest["profile"]])
+    checks = [*run_.manifest.get("noise", {}).get("checks", []), found]
+    run_.manifest["noise"] = noise.judge(checks, ended=ended)
+    run_.write_manifest()
 
 
 def _manifest(plans: Sequence[Plan]) -> dict[str, Any]:
