@@ -15,10 +15,11 @@ FACTORS: Final = ("accounts", "load_factor")
 COLUMNS: Final = ("rows_per_s", "got_load_factor", "cpu_ns_per_row")
 ANSWER: Final = """
 At the largest size and least load: {insert_mops} M inserts, {update_mops} M updates, {get_hit_mops} M hits and
-{get_miss_mops} M misses a second. At the greatest load factor hits keep {get_hit_full_over_half:.0%} of that and misses
-{get_miss_full_over_half:.0%}; the smallest ledger, in cache, answers {get_hit_small_over_large} times as many hits.
-Mean probes are {probes_hit_over_expected:.3f} of Knuth's for hits and {probes_miss_over_expected:.3f} for misses in the
-worst cell, and the distribution of a hit is within {probe_distance_ks:.4f} of the expected one.
+{get_miss_mops} M misses a second. At the greatest load factor there are {get_hit_full_over_half:effect} as many hits
+a second and {get_miss_full_over_half:effect} as many misses; the smallest ledger answers
+{get_hit_small_over_large:effect} as many hits. Mean probes are {probes_hit_over_expected:.3f} of Knuth's for hits and
+{probes_miss_over_expected:.3f} for misses in the worst cell, and the distribution of a hit is within
+{probe_distance_ks:.4f} of the expected one.
 """
 _OPERATIONS: Final = {"insert": "insert", "update": "update", "get_hit": "get, hit", "get_miss": "get, miss"}
 _RECORD_BYTES: Final = 128
@@ -53,6 +54,7 @@ def probes(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+@common.repeated
 def figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the numbers of the summary."""
     accounts = sorted(common.select(rows)["accounts"].unique())

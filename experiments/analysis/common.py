@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,45 @@ def add_interval(found: dict[str, float], name: str, values: Any) -> None:
     sample = np.asarray(values, float)
     sample = sample[np.isfinite(sample)]
     if sample.size:
-        found[name], found[name + "_lo"], found[name + "_hi"] = stats.median_interval(sample)
+        found[name], low, high = stats.median_interval(sample)
+        if sample.size > 1:
+            found |= {name + ENDS[0]: low, name + ENDS[1]: high}
+
+
+def add_effect(found: dict[str, float], name: str, top: pd.Series, bottom: pd.Series, **how: Any) -> None:
+    """Add the ratio of two levels, repeat by repeat, and the ends of its interval (see `stats.effect`)."""
+    shown = stats.effect(*top.astype(float).align(bottom.astype(float), join="inner"), **how)
+    found[name] = shown.ratio
+    if not math.isnan(shown.lo):
+        found |= {name + ENDS[0]: shown.lo, name + ENDS[1]: shown.hi}
+
+
+def repeated(make: Callable[[pd.DataFrame], dict[str, float]]) -> Callable[[pd.DataFrame], dict[str, float]]:
+    """Have each figure that `make` gives come with the interval that its values of the single repeats make.
+
+    A ratio of two levels is so made of pairs, each within one repeat. Only repeats count that measured every cell;
+    figures that come with ends of their own keep them. The interval is that of the median of the repeats, and as wide
+    as to hold the figure, which is of all repeats together.
+    """
+
+    @functools.wraps(make)
+    def figures(rows: pd.DataFrame) -> dict[str, float]:
+        found = make(rows)
+        groups = [group for _, group in select(rows).groupby("repeat")]
+        cells = [set(zip(group["cell"], group["operation"], strict=True)) for group in groups]
+        whole = [group for group, its in zip(groups, cells, strict=True) if its == set().union(*cells)]
+        each: list[dict[str, float]] = []
+        for group in whole if len(whole) > 1 else ():
+            group.attrs = rows.attrs
+            each.append(make(group))
+        for name in [name for name in found if not name.endswith(ENDS) and name + ENDS[0] not in found]:
+            sample = [one[name] for one in each if name in one]
+            if len(sample) > 1:
+                _, low, high = stats.median_interval(sample)
+                found |= {name + ENDS[0]: min(low, found[name]), name + ENDS[1]: max(high, found[name])}
+        return found
+
+    return figures
 
 
 def ratio(top: float | None, bottom: float | None) -> float | None:
@@ -63,7 +103,7 @@ def table(rows: pd.DataFrame, factors: Sequence[str], columns: Sequence[str]) ->
     """Return one row a cell and operation: medians over repeats, then latencies from merged histograms."""
     by = [*factors, "operation"]
     chosen = select(rows)
-    present = [column for column in columns if column in chosen]
+    present = [column for column in (*columns, "warmup_batches", "outliers") if column in chosen]
     numbers = chosen.groupby(by, sort=True)[present].median(numeric_only=True)
     latencies = {
         key: {"calls": found["count"], **{f"{name.replace('_', '.')} µs": _micro(found[name]) for name in LATENCY}}
@@ -104,14 +144,19 @@ def figure_rows(found: Mapping[str, float], words: Mapping[str, str]) -> list[di
 class Said(dict[str, Any]):
     """Figures for ``str.format_map``: short numbers, and words where one was not measured.
 
+    The format `effect` is for ratios: it gives the interval, and says so where it covers 1.
+
     Examples
     --------
     >>> "{a} M, {b:.0%}, {c}".format_map(Said({"a": 1234.5, "b": 0.5}))
     '1,234 M, 50%, (not measured)'
+    >>> "{a:effect}".format_map(Said({"a": 1.02, "a_lo": 0.97, "a_hi": 1.08}))
+    '1.02 times (0.97 to 1.08, no effect shown)'
     """
 
     def __init__(self, found: dict[str, float]) -> None:
-        super().__init__({name: _Number(value) for name, value in found.items()})
+        ends = {name: [found.get(name + end, math.nan) for end in ENDS] for name in found}
+        super().__init__({name: _Number(value, *ends[name]) for name, value in found.items()})
 
     def __missing__(self, name: str) -> _Absent:
         """Return what stands for a figure that is not there."""
@@ -121,7 +166,14 @@ class Said(dict[str, Any]):
 class _Number(float):
     """A number that is short unless a format is given."""
 
+    def __new__(cls, value: float, low: float, high: float) -> _Number:
+        number = super().__new__(cls, value)
+        number.effect = stats.Effect(value, low, high)
+        return number
+
     def __format__(self, form: str) -> str:
+        if form == "effect":
+            return str(self.effect)
         return float(self).__format__(form) if form else format_cell(float(self))
 
 

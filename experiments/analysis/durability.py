@@ -15,15 +15,15 @@ from experiments.plots import Panel
 FACTORS: Final = ("durability", "storage", "batch_rows", "arrival_calls_per_s")
 COLUMNS: Final = ("rows_per_s", "bytes_written_per_row", "cpu_ns_per_row", "over_disk", "checkpoints")
 ANSWER: Final = """
-A durable single update takes {sync_single_p50_us} µs (median; 99th percentile {sync_single_p99_us} µs), the bare
-disk {disk_single_p50_us} µs for the same write. In the largest batch `sync` makes {sync_batch_mops} M updates a second
-durable, `none` applies {none_batch_mops} M: durability takes {sync_over_none} times the time, which is
-{sync_over_disk} times the disk's own time for the same bytes. `async` takes {async_over_none} times as long as `none`,
-`msync` {msync_over_control} times its control on shared memory. `sync` writes {sync_bytes_per_update} B for each
-update, `msync` {msync_bytes_per_update} B. The most threads with single updates make {group_gain} times as many a
-second as one thread, with a median of {group_single_p50_us} µs; one thread that hands small batches over makes
-{submit_over_blocking} times as many updates as one that waits for each. The 99th percentile of calls beside a
-checkpoint is {checkpoint_p99_ratio} times that of the others.
+A durable single update takes {sync_single_p50_us} µs (median; 99th percentile {sync_single_p99_us} µs), the bare disk
+{disk_single_p50_us} µs for the same write. In the largest batch `sync` makes {sync_batch_mops} M updates a second
+durable, `none` applies {none_batch_mops} M: a durable batch takes {sync_over_none:effect} as long, and
+{sync_over_disk:effect} as long as the disk alone for the same bytes. `async` takes {async_over_none:effect} as long
+as `none`, `msync` {msync_over_control:effect} as long as its control on shared memory. `sync` writes
+{sync_bytes_per_update} B for each update, `msync` {msync_bytes_per_update} B. The most threads with single updates
+make {group_gain:effect} as many a second as one thread, with a median of {group_single_p50_us} µs; one thread that
+hands small batches over makes {submit_over_blocking:effect} as many updates as one that waits for each. The 99th
+percentile of calls beside a checkpoint is {checkpoint_p99_ratio:effect} that of the others.
 """
 _BESIDE: Final = ("beside_checkpoints", "between_checkpoints")
 
@@ -84,6 +84,7 @@ def over_none(rows: pd.DataFrame) -> pd.DataFrame:
     return found.dropna(subset="over_none")
 
 
+@common.repeated
 def figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the numbers of the summary, of the parts that were measured."""
     makers = {

@@ -15,10 +15,10 @@ COLUMNS: Final = ("rows_per_s", "seconds", "faults_minor", "faults_major")
 ANSWER: Final = """
 Asked for transparent huge pages, anonymous memory got {thp_share_memory:.0%} of records and index on them; a private
 file mapping got {thp_share_private:.0%} and had {thp_share_private_after:.0%} after updates; a shared one got
-{thp_share_shared:.0%}. In memory they gave {thp_get_gain} times the hits and {thp_update_gain} times the updates. A
-dependent load over the same footprint took {chase_off_ns} ns on small pages and {chase_thp_ns} ns on huge ones: the TLB
-costs it {tlb_cost_ns} ns. hugetlb pages covered {hugetlb_share:.0%} of what asked for them (none are reserved unless
-somebody did so).
+{thp_share_shared:.0%}. In memory they gave {thp_get_gain:effect} the hits and {thp_update_gain:effect} the updates. A
+dependent load over the same footprint took {chase_off_ns} ns on small pages and {chase_thp_ns} ns on huge ones,
+{chase_off_over_thp:effect} as long. hugetlb pages covered {hugetlb_share:.0%} of what asked for them (none are
+reserved unless somebody did so).
 """
 
 
@@ -41,6 +41,7 @@ def coverage(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([found, absent], ignore_index=True).sort_values(list(FACTORS), ignore_index=True)
 
 
+@common.repeated
 def figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the numbers of the summary."""
     most = max(common.select(rows)["accounts"])
@@ -57,6 +58,7 @@ def figures(rows: pd.DataFrame) -> dict[str, float]:
         "thp_share_shared": at("huge_share_before_updates", storage="shared", **thp),
         "chase_off_ns": off_ns,
         "chase_thp_ns": thp_ns,
+        "chase_off_over_thp": common.ratio(off_ns, thp_ns),
         "tlb_cost_ns": None if off_ns is None or thp_ns is None else off_ns - thp_ns,
     }
     for name, operation in (("thp_get_gain", "get_hit"), ("thp_update_gain", "update")):

@@ -13,11 +13,11 @@ from experiments.plots import Panel
 
 ANSWER: Final = """
 `update_batch` reaches {update_batch_over_floor} of its floor ({update_batch_mops} of {update_floor_mops} M/s),
-`get_batch` {get_batch_over_floor} ({get_batch_mops} of {get_floor_mops} M/s); prefetch makes it {get_prefetch_gain}
-times as fast. Two callers make {sync_mops} M updates a second durable, {sync_over_bound} of the lower of mode `none`
-and what the bare disk takes of the same frames ({disk_bound_mops} M/s); one caller that waits for each batch reaches
-{sync_blocking_over_bound}. A single get takes {get_ns} ns, LMDB's {lmdb_get_over_get} times as long. Opening takes
-{open_clean_ms} ms, memory beyond 200 MB is {memory_over_data} of the data.
+`get_batch` {get_batch_over_floor} ({get_batch_mops} of {get_floor_mops} M/s); prefetch makes it
+{get_prefetch_gain:effect} as fast. Two callers make {sync_mops} M updates a second durable, {sync_over_bound} of the
+lower of mode `none` and what the bare disk takes of the same frames ({disk_bound_mops} M/s); one caller that waits
+for each batch reaches {sync_blocking_over_bound}. A single get takes {get_ns} ns, LMDB's {lmdb_get_over_get} times as
+long. Opening takes {open_clean_ms} ms, memory beyond 200 MB is {memory_over_data} of the data.
 """
 NAMES: Final = {
     "get_floor": "get, floor",

@@ -14,6 +14,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return common.table(rows, _factors(rows), ("rows_per_s", "cpu_ns_per_row", "bytes_written_per_row"))
 
 
+@common.repeated
 def figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the median throughput of each operation over all cells."""
     found = common.select(rows)["operation"].unique()

@@ -6,19 +6,19 @@ from typing import Any, Final
 
 import pandas as pd
 
-from experiments import plots
+from experiments import plots, stats
 from experiments.analysis import common
 from experiments.plots import Panel
 
 FACTORS: Final = ("cache", "accounts", "batch_rows", "prefetch")
 COLUMNS: Final = ("rows_per_s", "faults_major", "cpu_ns_per_row", "resident_share_dropped", "resident_share_after")
 ANSWER: Final = """
-In the largest ledger and longest batch a distance of {prefetch_best_distance} rows is best for hits:
-{prefetch_get_gain} times as many a second as without prefetch, and {prefetch_update_gain} times the updates at their
-own best. In the smallest ledger the gain is {prefetch_get_gain_small}, in the shortest batch
-{prefetch_get_gain_short_batch}. From cold files hits take {cold_over_warm} times as long as from warm memory; WILLNEED
-asked before makes them {willneed_gain} times as fast. (After the drop {resident_share_dropped:.1%} of the files were
-still cached.)
+In the largest ledger and longest batch most hits were measured at a distance of {prefetch_best_distance} rows:
+{prefetch_get_gain:effect} as many a second as without prefetch, and {prefetch_update_gain:effect} as many updates at
+their own best. In the smallest ledger there are {prefetch_get_gain_small:effect} as many hits, in the shortest batch
+{prefetch_get_gain_short_batch:effect} as many. From cold files hits take {cold_over_warm:effect} as long as from warm
+memory; with WILLNEED asked before there are {willneed_gain:effect} as many a second. (After the drop
+{resident_share_dropped:.1%} of the files were still cached.)
 """
 _CACHES: Final = {"warm": "warm", "cold": "cold", "cold_willneed": "cold, WILLNEED"}
 
@@ -28,19 +28,19 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return common.table(rows, FACTORS, COLUMNS)
 
 
+@common.repeated
 def figures(rows: pd.DataFrame) -> dict[str, float]:
     """Return the numbers of the summary."""
     chosen = common.select(rows)
     accounts, batches = (sorted(chosen[name].unique()) for name in ("accounts", "batch_rows"))
     large = {"accounts": accounts[-1], "batch_rows": batches[-1]}
-    best, gain = _gain(rows, "get_hit", **large)
-    found = {
-        "prefetch_best_distance": best,
-        "prefetch_get_gain": gain,
-        "prefetch_update_gain": _gain(rows, "update", **large)[1],
-        "prefetch_get_gain_small": _gain(rows, "get_hit", accounts=accounts[0], batch_rows=batches[-1])[1],
-        "prefetch_get_gain_short_batch": _gain(rows, "get_hit", accounts=accounts[-1], batch_rows=batches[0])[1],
-    }
+    found: dict[str, Any] = {}
+    bests = _add_gain(found, "prefetch_get_gain", rows, "get_hit", **large)
+    if bests:
+        found |= {"prefetch_best_distance" + end: n for end, n in zip(("", *common.ENDS), bests, strict=True)}
+    _add_gain(found, "prefetch_update_gain", rows, "update", **large)
+    _add_gain(found, "prefetch_get_gain_small", rows, "get_hit", **{**large, "accounts": accounts[0]})
+    _add_gain(found, "prefetch_get_gain_short_batch", rows, "get_hit", **{**large, "batch_rows": batches[0]})
     speeds = {cache: _cold_speed(rows, cache, **large) for cache in _CACHES}
     found["cold_over_warm"] = common.ratio(speeds["warm"], speeds["cold"])
     found["willneed_gain"] = common.ratio(speeds["cold_willneed"], speeds["cold"])
@@ -102,13 +102,20 @@ def _large(rows: pd.DataFrame) -> dict[str, Any]:
     return {"accounts": max(chosen["accounts"]), "batch_rows": max(chosen["batch_rows"])}
 
 
-def _gain(rows: pd.DataFrame, operation: str, **levels: Any) -> tuple[float | None, float | None]:
-    """Return (best distance, its throughput over that of distance 0)."""
+def _add_gain(found: dict[str, Any], name: str, rows: pd.DataFrame, operation: str, **levels: Any) -> list[float]:
+    """Add the throughput of the best distance over that of none; return the best distance, then the ends of its range.
+
+    The best of several is chosen by the same repeats, so the confidence is raised for as many tries.
+    """
     chosen = common.select(rows, operation, cache="warm", **levels)
     if chosen.empty:
-        return None, None
-    speeds = chosen.groupby("prefetch")["rows_per_s"].median()
-    return float(speeds.idxmax()), float(speeds.max() / speeds[0]) if 0 in speeds.index else None
+        return []
+    speeds = chosen.pivot_table("rows_per_s", "repeat", "prefetch").astype(float)
+    best, tries = speeds.median().idxmax(), max(1, len(speeds.columns) - 1)
+    if 0 in speeds:
+        common.add_effect(found, name, speeds[best], speeds[0], confidence=1 - (1 - stats.CONFIDENCE) / tries)
+    each = speeds.idxmax(axis=1)
+    return [float(best), float(each.min()), float(each.max())]
 
 
 def _cold_speed(rows: pd.DataFrame, cache: str, **levels: Any) -> float | None:

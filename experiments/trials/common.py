@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from experiments import measure
+from experiments import measure, stats
 from experiments.measure import Histogram, Usage
 from experiments.trial import Operation, Trial
 from experiments.workload import Workload
@@ -53,7 +53,7 @@ def create(path: Path, trial: Trial, **fixed: Any) -> tuple[GeometricLedger, Ope
     """Create a ledger and insert all accounts in batches; return both, the handle still open."""
     ledger = GeometricLedger.open(path, options(trial, **fixed))
     batches = list(workload(trial).fill(FILL_ROWS))
-    inserted = phase("insert", ledger.update_batch, batches, workload(trial).accounts)
+    inserted = phase("insert", ledger.update_batch, batches, workload(trial).accounts, steady=False)
     return ledger, inserted
 
 
@@ -64,24 +64,29 @@ def phase(
     rows: int,
     *,
     calls_per_s: float = 0.0,
-    bytes_of: Callable[[], int] | None = None,
+    steady: bool = True,
 ) -> Operation:
     """Run all batches and return what they took; the operation is the call.
 
-    `rows_per_s` is over the time inside calls; an open loop idles between them, so there it is over the
-    whole.
+    `rows_per_s` is over the time inside calls, after the warm-up that these show (`warmup_batches`) if the batches are
+    alike and do `steady` work; an open loop idles between calls, so there it is over the whole. All else is over all
+    calls: no latency is left out, `outliers` are counted.
     """
     latencies, used = measure.run_calls(call, batches, calls_per_s=calls_per_s)
     histogram = Histogram.of(latencies)
     busy_s = used["wall_s"] if calls_per_s > 0 else histogram.sum / 1e9
+    warm_up = stats.warmup_length(latencies) if steady and not calls_per_s else 0
+    steady_s = busy_s if calls_per_s > 0 else float(latencies[warm_up:].sum()) / 1e9
     numbers: dict[str, Any] = {
         "calls": len(batches),
         "rows": rows,
         "seconds": busy_s,
-        "rows_per_s": rows / busy_s,
+        "rows_per_s": rows * (1 - warm_up / len(batches)) / steady_s,
         "calls_per_s": len(batches) / busy_s,
         "cpu_ns_per_row": used["cpu_s"] * 1e9 / rows,
         "bytes_written_per_row": used["bytes_written"] / rows,
+        "warmup_batches": warm_up,
+        "outliers": stats.outliers(latencies[warm_up:]),
         "rss_bytes": measure.rss_bytes(),
         **used,
         **histogram.quantiles(),
@@ -105,9 +110,9 @@ def check_found(name: str, call: Callable[[Any], Any], batches: Sequence[Any], *
             raise AssertionError(f"{name}: {int(np.sum(found != expected))} of {found.size} keys answered wrongly")
 
 
-def got(stats: LedgerStats) -> dict[str, Any]:
+def got(told: LedgerStats) -> dict[str, Any]:
     """Return what the ledger said of itself, plain values only, each name with ``got_`` before it."""
-    facts = {field.name: getattr(stats, field.name) for field in dataclasses.fields(stats)}
+    facts = {field.name: getattr(told, field.name) for field in dataclasses.fields(told)}
     return {
         f"got_{name}": value
         for name, value in facts.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from experiments import journal, report, runs, stats, tables
+from experiments import journal, report, runs, tables
 from experiments.analysis import common
 from experiments.errors import RunNotFoundError
 from experiments.measure import Histogram
@@ -67,15 +67,6 @@ def test_tables_escape_text_and_align_numbers():
     assert "<script>" not in shown and "<b>" not in shown
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; é" in shown
     assert '<td class="number">1152921504606846977</td>' in shown
-
-
-def test_the_interval_of_a_median_holds_it_and_narrows():
-    few, many = [1.0, 2.0, 4.0], [1.0 + i % 7 for i in range(70)]
-    assert (2.0, 1.0, 4.0) == stats.median_interval(few)
-    middle, low, high = stats.median_interval(many)
-    assert 4.0 == middle and 1.0 < low <= middle <= high < 7.0
-    assert (0.5, 0.5, 0.5) == stats.ratio_interval([1.0, 1.0], [2.0, 2.0])
-    assert (2.0, 2.0, 2.0) == stats.ratio_interval([2.0, 8.0], [1.0, 4.0], paired=True)
 
 
 def test_a_published_notebook_does_not_name_the_folders_of_the_machine(tmp_path):
