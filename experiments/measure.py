@@ -193,14 +193,20 @@ def open_loop(call: Callable[[Any], object], arguments: Sequence[Any], calls_per
     first = clock() + 1_000_000
     for i, argument in enumerate(arguments):
         due = first + int(i * period)
-        wait = due - clock()
-        if wait > 300_000:  # a sleep comes back some 60 us late: sleep short, spin the rest
-            time.sleep((wait - 200_000) / 1e9)
-        while clock() < due:
-            pass
+        wait_until(due)
         call(argument)
         latencies[i] = clock() - due
     return latencies
+
+
+def wait_until(due_ns: int) -> None:
+    """Wait until `time.perf_counter_ns` says so; a sleep comes back some 60 us late: sleep short, spin the rest."""
+    clock = time.perf_counter_ns
+    wait = due_ns - clock()
+    if wait > 300_000:
+        time.sleep((wait - 200_000) / 1e9)
+    while clock() < due_ns:
+        pass
 
 
 def run_calls(

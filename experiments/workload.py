@@ -107,16 +107,28 @@ class Workload:
 
     def choose(self, count: int, stream: int) -> np.ndarray:
         """Return `count` account numbers (int64[count]); each stream is its own sequence."""
-        random = np.random.Generator(np.random.Philox(key=[self.seed, stream]))
         if self.keys == "uniform":
-            return random.integers(0, self.accounts, count)
+            return self._random(stream).integers(0, self.accounts, count)
+        return self.spread(self.ranks(count, stream))
+
+    def ranks(self, count: int, stream: int) -> np.ndarray:
+        """Return `count` Zipf ranks (int64[count]), 0 the most frequent, one for each account."""
+        random = self._random(stream)
         ranks = np.empty(count, np.int64)
         filled = 0
         while filled < count:
             uniform = random.random(int((count - filled) * 1.2) + 16)
             used = _zipf(uniform, self.accounts, ZIPF_EXPONENT, ranks[filled:])
             filled = count if used >= 0 else filled - used - 1
+        return ranks
+
+    def spread(self, ranks: np.ndarray) -> np.ndarray:
+        """Return the account (int64[n]) of each rank: popular ones lie all over the ledger."""
         return (ranks.astype(np.uint64) * np.uint64(_ODD) % np.uint64(self.accounts)).astype(np.int64)
+
+    def _random(self, stream: int) -> np.random.Generator:
+        """Return the generator of a stream."""
+        return np.random.Generator(np.random.Philox(key=[self.seed, stream]))
 
     def fill(self, batch_rows: int) -> Iterator[np.ndarray]:
         """Yield the first version of all accounts in batches, in order."""
