@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from experiments import measure
-from experiments.baselines import FIELD_NAMES, Store, blank_records, field_words, key_list
+from experiments.baselines import Store, blank_records, field_words, key_list
 from experiments.streams import DELETE, MODIFY, READ, SCAN, Stream
 
 _MASK: Final = (1 << 64) - 1
@@ -141,6 +141,8 @@ class Single:
         self._keys = [keys[number] for number in stream.numbers.tolist()]
         self._values = stream.values.tolist()
         self._got: list[Any] = [None] * len(stream)
+        self._records = blank_records(stream.keys[stream.numbers] if stream.pairs else stream.keys[:0])
+        self._fields = field_words(self._records)
         get, put, scan = store.get, store.put, getattr(store, "scan", None)
         calls = [
             lambda row: get(self._keys[row]),
@@ -161,9 +163,8 @@ class Single:
         if not self._stream.pairs:
             self._got[first] = self._calls[first](first)
             return
-        records = blank_records(self._stream.keys[self._stream.numbers[first:stop]])
-        field_words(records)[:] = [self._changed(row) for row in range(first, stop)]
-        self._store.update_batch(records)
+        self._fields[first:stop] = [self._changed(row) for row in range(first, stop)]
+        self._store.update_batch(self._records[first:stop])
 
     def _changed(self, row: int) -> list[int]:
         """Read an account and return its fields with those of the operation added."""
@@ -242,9 +243,8 @@ class Windows:
 
 def expected(stream: Stream) -> tuple[Answers, dict[bytes, Sequence[int]]]:
     """Return what a stream has to read, and the accounts that it has to leave: by a dict, one by one."""
-    accounts: dict[bytes, Sequence[int]] = {
-        record["pubkey"].tobytes(): tuple(int(record[name]) for name in FIELD_NAMES) for record in stream.loaded
-    }
+    fields = map(tuple, field_words(stream.loaded).tolist())
+    accounts: dict[bytes, Sequence[int]] = dict(zip(key_list(stream.loaded["pubkey"]), fields, strict=True))
     ordered = bool((stream.operations == SCAN).any())
     order = sorted(accounts) if ordered else []
     keys = key_list(stream.keys)

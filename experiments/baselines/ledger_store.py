@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 import ledger
-from ledger import Account, GeometricLedger, Options
+from experiments.baselines import FIELDS
+from ledger import ACCOUNT, GeometricLedger, Options
 
 
 class LedgerStore:
@@ -40,5 +41,5 @@ class LedgerStore:
             self._book.update_batch(batch)
 
     def put(self, key: bytes, fields: Sequence[int]) -> None:
-        """Write one account, as a batch of one."""
-        self._book.update_batch([Account(key, *fields)])
+        """Write one account, as a batch of one: an array, which is quicker than an Account."""
+        self._book.update_batch(np.frombuffer(key + FIELDS.pack(*fields), ACCOUNT))

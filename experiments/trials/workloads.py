@@ -35,7 +35,6 @@ def measure(trial: Trial) -> Outcome:
     _warm_up(store, stream, window)
     done = replay.run(store, stream, window, chosen["trace_speed"] if trial.factors["workload"] == "trace" else 0.0)
     state = check(store, stream, done)
-    store.close()
     facts = {
         "version": kind.version(),
         "keys": len(stream.keys),
