@@ -1,4 +1,4 @@
-"""python -m experiments list | run | report | publish."""
+"""python -m experiments list | run | report | publish | compare | reproduce."""
 
 from __future__ import annotations
 
@@ -68,6 +68,28 @@ def _parser() -> argparse.ArgumentParser:
     item = commands.add_parser("publish", help="copy a stored run to results/published")
     item.add_argument("id", help="the run's id")
     item.set_defaults(command=_publish)
+    item = commands.add_parser(
+        "compare", help="is stored run B slower than A? exit status 1: yes, 0: no, 2: cannot tell"
+    )
+    item.add_argument("a", metavar="A", help="the run to compare with: id or folder")
+    item.add_argument("b", metavar="B", help="the run that may be slower")
+    item.add_argument("--threshold", type=float, default=0.05, help="share that is allowed (default: 0.05)")
+    item.add_argument("--cells", action="store_true", help="show every cell, not only whole operations and regressions")
+    item.add_argument("--json", action="store_true", help="print one line of JSON instead")
+    item.set_defaults(command=_compare)
+    item = commands.add_parser(
+        "reproduce", help="measure a published run again, or published claims, and set both beside"
+    )
+    item.add_argument("target", nargs="*", help="folder of a run with its manifest.json, or names of claims")
+    item.add_argument(
+        "--profile", choices=spec.PROFILES, help="of a folder: measure these levels, not those of the run"
+    )
+    item.add_argument(
+        "--set", dest="changes", action="append", default=[], metavar="FACTOR=LEVEL,LEVEL", help="as in run"
+    )
+    item.add_argument("--repeats", type=int, help="of a folder: how often each cell is measured")
+    item.add_argument("--json", action="store_true", help="end with one line of JSON")
+    item.set_defaults(command=_reproduce)
     return parser
 
 
@@ -163,8 +185,32 @@ def _dry_run(plans: Sequence[Any], resumed: Any, as_json: bool) -> int:
     return 0
 
 
+def _compare(options: argparse.Namespace) -> int:
+    """Compare two stored runs."""
+    from experiments import compare
+
+    found = compare.compare(options.a, options.b, threshold=options.threshold)
+    return compare.print_result(found, as_json=options.json, cells=options.cells)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    """Measure a stored run again, or claims."""
+    if len(options.target) == 1 and os.path.isfile(os.path.join(options.target[0], "manifest.json")):
+        from experiments import reproduce
+
+        specs = [spec.load(name) for name in reproduce.manifest(options.target[0])["experiments"]]
+        changes = _changes(specs, options.changes, options.profile or "standard")
+        if options.repeats is not None:
+            changes = {name: {**item, "repeats": options.repeats} for name, item in changes.items()}
+        found = reproduce.run_folder(options.target[0], options.profile, changes)
+        return reproduce.print_result(found, as_json=options.json)
+    from experiments import claims
+
+    return claims.reproduce(options.target, as_json=options.json)
+
+
 def _plans(options: argparse.Namespace) -> list[Any]:
-    """Return the plans of a call; a change must be known to one experiment at least."""
+    """Return the plans of a call."""
     from experiments import sweep
 
     if not options.names:
@@ -173,25 +219,27 @@ def _plans(options: argparse.Namespace) -> list[Any]:
     profile = options.profile or "quick"
     spec.check_profile(profile)
     specs = [spec.load(name) for name in names]
-    changes: dict[str, str] = {}
-    for text in options.changes:
+    given = {key: getattr(options, key) for key in ("repeats", "seed") if getattr(options, key) is not None}
+    changes = _changes(specs, options.changes, profile)
+    return [sweep.plan(item, profile, changes[item.name] | given) for item in specs]
+
+
+def _changes(specs: Sequence[spec.Spec], texts: Sequence[str], profile: str) -> dict[str, dict[str, Any]]:
+    """Return what --set changes in each experiment; a change must be known to one of them at least."""
+    found: dict[str, dict[str, Any]] = {item.name: {} for item in specs}
+    for text in texts:
         name, equals, levels = text.partition("=")
         if not equals or not levels:
             raise ParameterError(f"--set {text} is not FACTOR=LEVEL,LEVEL", name=name)
         if not any(name in _settable(item) for item in specs):
             known = set().union(*(_settable(item) for item in specs))
             raise ParameterError(f"no experiment here has {name}", hint=nearest(name, known), name=name)
-        changes[name] = levels
-    plans = []
-    for item in specs:
-        own: dict[str, Any] = {}
-        for name, levels in changes.items():
+        for item in specs:
             if name in _settable(item):
                 words = values.parse_words(name, levels)
-                own[name] = words[0] if name in item.workload[profile] and len(words) == 1 else words
-        own |= {key: getattr(options, key) for key in ("repeats", "seed") if getattr(options, key) is not None}
-        plans.append(sweep.plan(item, profile, own))
-    return plans
+                single = name in item.workload[profile] and len(words) == 1
+                found[item.name][name] = words[0] if single else words
+    return found
 
 
 def _settable(item: spec.Spec) -> set[str]:

@@ -27,9 +27,11 @@ RUN_PARAMETERS: Final = {"repeats": 1, "seed": 1, "run_id": "", "rerun": False}
 
 _KEYS: Final = {
     "question", "expectation", "notebook", "trial", "analysis", "timeout_s", "repeats", "factors", "workload",
-    "metrics", "figures", "not_applicable", "skip",
+    "metrics", "figures", "not_applicable", "skip", "references",
 }  # fmt: skip
-_REQUIRED: Final = _KEYS - {"analysis", "timeout_s", "not_applicable", "skip", "metrics", "notebook", "expectation"}
+_REQUIRED: Final = _KEYS - {
+    "analysis", "timeout_s", "not_applicable", "skip", "metrics", "notebook", "expectation", "references",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class Spec:
-    """One experiment as its file describes it."""
+    """One experiment as its file describes it.
+
+    `references` names for an operation another one of the same trial that is not the engine and is bound by the same
+    thing (a floor, the bare disk, another store): runs of different times are compared by the ratio to it.
+    """
 
     name: str
     question: str
@@ -71,6 +77,7 @@ class Spec:
     workload: Mapping[str, Mapping[str, Any]]
     metrics: Mapping[str, str]
     figures: Mapping[str, str]
+    references: Mapping[str, str]
     not_applicable: tuple[Rule, ...]
     skip: tuple[Rule, ...]
     digest: str
@@ -197,6 +204,7 @@ def _build(name: str, table: dict[str, Any], digest: str) -> Spec:
         workload=workload,
         metrics=table.get("metrics", {}),
         figures=table["figures"],
+        references=table.get("references", {}),
         not_applicable=tuple(_rule(name, factors, rule) for rule in table.get("not_applicable", [])),
         skip=tuple(_rule(name, factors, rule) for rule in table.get("skip", [])),
         digest=digest,

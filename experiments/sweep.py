@@ -24,7 +24,10 @@ from experiments.progress import Progress
 from experiments.spec import Spec, load
 from experiments.trial import Outcome, Trial
 
-_SHOWING: Final = {"plots", "report", "page", "tables", "progress", "workbench", "__main__", "summary", "estimate"}
+_SHOWING: Final = {
+    "plots", "report", "page", "tables", "progress", "workbench", "__main__", "summary", "estimate", "compare", "bench",
+    "bench_worker", "reproduce",
+}  # fmt: skip
 """Modules that show what was measured and cannot change it."""
 
 

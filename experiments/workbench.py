@@ -15,7 +15,7 @@ import ast
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -24,7 +24,10 @@ from experiments.errors import ParameterError, nearest
 from experiments.sweep import Plan
 from experiments.tables import Table
 
-__all__ = ["analysis", "checks", "conclusion", "plan", "run", "show"]
+if TYPE_CHECKING:
+    from experiments.compare import Comparison
+
+__all__ = ["analysis", "checks", "compare", "conclusion", "plan", "run", "show"]
 
 
 class Words:
@@ -92,6 +95,13 @@ def checks(rows: pd.DataFrame) -> Table:
         ],
         "checks",
     )
+
+
+def compare(a: str, b: str, *, threshold: float = 0.05) -> Comparison:
+    """Return stored run B beside A, by ids or folders: ratios of times with intervals, and whether B is slower."""
+    from experiments import compare
+
+    return compare.compare(a, b, threshold=threshold)
 
 
 def conclusion(rows: pd.DataFrame) -> Words:

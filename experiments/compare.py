@@ -1,0 +1,351 @@
+"""Two stored runs side by side, operation by operation, and whether the second one is slower.
+
+Every line is a ratio of times, B over A, above 1 where B takes longer, with an interval. The unit is the trial, one
+fresh process: rounds within one share its memory layout and say nothing of the next. Scatter is that of the trials of
+a cell, and no less than that of all cells of the operation together (pooled variance, Student's t), since a cell
+alone has few. The intervals of whole operations hold together in 95 of 100 comparisons, and so do those of all cells
+(Bonferroni): hundreds of lines do not call by chance.
+
+Runs are of different times. Where a spec names a reference of an operation (a floor, the bare disk, another store),
+both are divided, round by round, by that reference as the same trial measured it. A level of a factor is no reference:
+it is the engine too, and would hide what slows both.
+
+===========  ============================================================================  ===========
+verdict      when                                                                          exit status
+===========  ============================================================================  ===========
+regression   the interval of any line lies above 1 + threshold                             1
+none         the intervals of all whole operations end at or below 1 + threshold           0
+cannot tell  neither: too wide, too few repeats, a disturbed machine, other hardware       2
+===========  ============================================================================  ===========
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from experiments import runs, spec, tables, values
+from experiments.errors import ParameterError
+
+THRESHOLD: Final = 0.05
+CONFIDENCE: Final = 0.95
+EXIT: Final = {"none": 0, "regression": 1, "cannot tell": 2}
+LABELS: Final = ("situation", "cache", "log_mib", "size")
+"""Columns that tell rows of one operation apart where they are no factors."""
+_METRICS: Final = ("rows_per_s", "open_ms", "read_ms", "latency_ns_p50")
+_VOLATILE: Final = ("date", "load", "available_bytes", "free", "uptime")
+_HARDWARE: Final = ("cpu.", "memory.total_bytes", "virtualisation", "file_system.type", "file_system.rotational")
+_FEW: Final = 4
+"""Degrees of freedom below which the scatter of an operation is taken from its whole experiment."""
+_SAME_MEMORY: Final = 0.02
+
+
+@dataclass(frozen=True)
+class Line:
+    """One ratio: of a cell, or with no levels of all cells of an operation together."""
+
+    experiment: str
+    levels: Mapping[str, Any]
+    operation: str
+    metric: str
+    ratio: float
+    lo: float | None
+    hi: float | None
+    verdict: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact of the machine or of the software that differs between the runs."""
+
+    what: str
+    a: Any
+    b: Any
+
+    @property
+    def hardware(self) -> bool:
+        """Return whether times on both sides cannot be compared because of it."""
+        return self.what.startswith(_HARDWARE)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found; shows itself as a table."""
+
+    a: str
+    b: str
+    threshold: float
+    differences: list[Difference]
+    lines: list[Line]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def verdict(self) -> str:
+        """Return "regression", "none" or "cannot tell"."""
+        whole = [line.verdict for line in self.lines if not line.levels]
+        if any(line.verdict == "regression" for line in self.lines):
+            return "regression"
+        return "none" if whole and set(whole) == {"none"} else "cannot tell"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "verdict": self.verdict, "a": self.a, "b": self.b, "threshold": self.threshold,
+            "machine_differences": [asdict(item) for item in self.differences], "notes": self.notes,
+            "rows": [asdict(line) for line in self.lines],
+        }  # fmt: skip
+
+    def table(self, *, cells: bool = True) -> pd.DataFrame:
+        """Return the lines, whole operations first; without `cells` only those of them that are regressions."""
+        chosen = [line for line in self.lines if cells or not line.levels or line.verdict == "regression"]
+        return pd.DataFrame(
+            [
+                {
+                    "experiment": line.experiment,
+                    "operation": line.operation,
+                    "cell": " ".join(f"{name}={level}" for name, level in line.levels.items()) or "all together",
+                    "time of": line.metric,
+                    "B / A": f"{line.ratio:.3f}",
+                    "95 %": "–" if line.lo is None or line.hi is None else f"{line.lo:.3f} to {line.hi:.3f}",
+                    "verdict": f"{line.verdict}: {line.reason}" if line.reason else line.verdict,
+                }
+                for line in sorted(chosen, key=lambda line: bool(line.levels))
+            ],
+            dtype=object,
+        )
+
+    def _head(self) -> list[str]:
+        """Return what stands above the table."""
+        called = sum(line.verdict == "regression" for line in self.lines)
+        return [
+            f"verdict: {self.verdict} ({called} of {len(self.lines)} lines slower by more than {self.threshold:.0%})",
+            f"A  {self.a}",
+            f"B  {self.b}",
+            *self.notes,
+        ]
+
+    def show(self, *, cells: bool = True) -> str:
+        """Return the comparison as text for a terminal."""
+        parts = ["\n".join(self._head()), show_differences(self.differences), aligned(self.table(cells=cells))]
+        return "\n\n".join(filter(None, parts))
+
+    def __str__(self) -> str:
+        return self.show()
+
+    def _repr_html_(self) -> str:
+        return difference_table(self.differences) + tables.to_html(self.table(), caption=" · ".join(self._head()))
+
+
+def compare(a: str, b: str, *, threshold: float = THRESHOLD) -> Comparison:
+    """Compare two stored runs by their ids or folders.
+
+    Raises
+    ------
+    RunNotFoundError
+        There is no such run.
+    ParameterError
+        The runs share no experiment, or the threshold is not above 0.
+    """
+    if not 0 < threshold < 10:
+        raise ParameterError(f"threshold is {threshold}", hint="give a share above 0: 0.05 is 5 %", name="threshold")
+    left, right = runs.manifest(a), runs.manifest(b)
+    shared = [name for name in left["experiments"] if name in right["experiments"]]
+    if not shared:
+        names = (", ".join(facts["experiments"]) for facts in (left, right))
+        raise ParameterError("the runs have no experiment in common: {} and {}".format(*names))
+    found = differences(left, right)
+    doubt = "other hardware" if any(item.hardware for item in found) else ""
+    notes = [text for which, facts in (("A", left), ("B", right)) for text in _troubles(which, facts)]
+    samples = {}
+    for name in shared:
+        changed = changed_parameters(left, right, name)
+        if changed:
+            notes.append(f"{name} is left out: it was measured with other {', '.join(changed)}")
+        else:
+            samples[name] = (sample(a, name), sample(b, name))
+            alone = len(samples[name][0].index.symmetric_difference(samples[name][1].index))
+            if alone:
+                notes.append(f"{name}: {alone} lines are in one of the runs only")
+    return Comparison(left["id"], right["id"], threshold, found, list(_lines(samples, threshold, doubt)), notes)
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
+    """Return what differs between the machines, versions and code of two manifests, hardware first."""
+    sides = [dict(_flat({**facts["machine"], "code": facts.get("code", {})})) for facts in (a, b)]
+    found = [
+        Difference(name, sides[0].get(name), sides[1].get(name))
+        for name in dict.fromkeys([*sides[0], *sides[1]])
+        if sides[0].get(name) != sides[1].get(name) and not _changes_by_itself(name, *sides)
+    ]
+    return sorted(found, key=lambda item: not item.hardware)
+
+
+def changed_parameters(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> list[str]:
+    """Return the parameters of an experiment that make rows of equal levels mean something else."""
+    left, right = (facts["experiments"][name]["parameters"] for facts in (a, b))
+    free = {"repeats", "seed", "run_id", "rerun"}
+    lists = {key for key in left if isinstance(left[key], list) and key not in _workload_lists(name)}
+    return sorted(key for key in {*left, *right} - free - lists if left.get(key) != right.get(key))
+
+
+def sample(run_id: str, name: str) -> pd.Series:
+    """Return for each line of an experiment the logarithms of its times, one of each trial (a list a line)."""
+    rows = runs.load(run_id, name)
+    rows = rows[(rows["status"] == "ok") & rows["operation"].notna()].sort_values("cell", kind="stable")
+    rows = rows[~rows["operation"].str.endswith("_choice") & (rows["at_s"].isna() if "at_s" in rows else True)]
+    factors = runs.manifest(run_id)["experiments"][name]["factors"]
+    keys = [*factors, *(label for label in LABELS if label in rows and label not in factors)]
+    times = _times(rows).assign(**{key: rows[key].astype(object).where(rows[key].notna(), None) for key in keys})
+    times = times.assign(trial=rows["trial"], round=rows["round"] if "round" in rows else 0)
+    times = times.dropna(subset=["time"])
+    if times.empty:
+        return pd.Series(dtype=object)
+    times = _over_references(times, name)
+    times["line"] = [tuple(zip(keys, levels, strict=True)) for levels in times[keys].itertuples(index=False, name=None)]
+    by = ["operation", "metric", "line"]
+    return times.groupby([*by, "trial"], sort=False)["time"].median().groupby(by, sort=False).agg(list)
+
+
+def show_differences(found: list[Difference]) -> str:
+    """Return differences as text, nothing if there are none."""
+    return "differences\n" + aligned(pd.DataFrame(map(asdict, found), dtype=object)) if found else ""
+
+
+def difference_table(found: list[Difference]) -> str:
+    """Return differences as HTML, nothing if there are none."""
+    return tables.to_html(map(asdict, found), caption="differences") if found else ""
+
+
+def aligned(table: pd.DataFrame) -> str:
+    """Return a table as text: words to the left, numbers to the right, two blanks between."""
+    shown = [list(map(str, table.columns)), *(list(map(tables.format_cell, row)) for row in table.to_numpy())]
+    widths = [max(len(row[place]) for row in shown) for place in range(len(table.columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown
+    )
+
+
+def verdict(lo: float | None, hi: float | None, threshold: float, doubt: str = "") -> tuple[str, str]:
+    """Return what an interval of ratios says, and why where it says nothing."""
+    if doubt:
+        return "cannot tell", doubt
+    if lo is None or hi is None:
+        return "cannot tell", "too few repeats for an interval"
+    if lo > 1 + threshold:
+        return "regression", ""
+    return ("none", "") if hi <= 1 + threshold else ("cannot tell", "the interval is too wide")
+
+
+def _lines(samples: Mapping[str, tuple[pd.Series, pd.Series]], threshold: float, doubt: str) -> Iterator[Line]:
+    """Yield the line of each operation over all cells, and of each cell."""
+    both = {name: a.index.intersection(b.index, sort=False) for name, (a, b) in samples.items()}
+    operations = {name: list(dict.fromkeys(key[:2] for key in keys)) for name, keys in both.items()}
+    cells_all, operations_all = (sum(map(len, found.values())) for found in (both, operations))
+
+    def line(name: str, key: tuple[str, str], levels: Any, ratio: float, se: float, freedom: int) -> Line:
+        alpha = (1 - CONFIDENCE) / (cells_all if levels else operations_all)
+        wide = student.ppf(1 - alpha / 2, freedom) * se if freedom else math.inf
+        lo, hi = (math.exp(ratio - wide), math.exp(ratio + wide)) if wide < 20 else (None, None)
+        return Line(name, dict(levels), *key, math.exp(ratio), lo, hi, *verdict(lo, hi, threshold, doubt))
+
+    for name, (a, b) in samples.items():
+        overall = _scatter([*a[both[name]], *b[both[name]]])
+        for key in operations[name]:
+            cells = [item for item in both[name] if item[:2] == key]
+            own = _scatter([series[item] for item in cells for series in (a, b)])
+            spread, freedom = own if own[1] >= _FEW else (max(own[0], overall[0]), overall[1])
+            ratios, errors = [], []
+            for item in cells:
+                scatter = max(spread, _scatter([a[item], b[item]])[0])
+                ratios.append(float(np.mean(b[item]) - np.mean(a[item])))
+                errors.append(scatter * math.sqrt(1 / len(a[item]) + 1 / len(b[item])))
+                if len(cells) > 1:
+                    yield line(name, key, item[2], ratios[-1], errors[-1], freedom)
+            yield line(name, key, {}, float(np.mean(ratios)), math.hypot(*errors) / len(errors), freedom)
+
+
+def _scatter(groups: list[list[float]]) -> tuple[float, int]:
+    """Return the pooled standard deviation within groups, and its degrees of freedom."""
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(float(np.var(group)) * len(group) for group in groups)
+    return (math.sqrt(squares / freedom), freedom) if freedom else (0.0, 0)
+
+
+def _times(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return operation, time (as a logarithm) and the name of what was timed: the first metric that a row has."""
+    found = pd.DataFrame({"operation": rows["operation"], "metric": None, "time": np.nan}, dtype=object)
+    found["time"] = np.nan
+    for metric in _METRICS:
+        if metric in rows:
+            number = rows[metric].astype(float)
+            new = found["metric"].isna() & (number > 0)
+            found.loc[new, "metric"] = "ns_per_row" if metric == "rows_per_s" else metric
+            found.loc[new, "time"] = (
+                math.log(1e9) - np.log(number[new]) if metric == "rows_per_s" else np.log(number[new])
+            )
+    return found
+
+
+def _over_references(times: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Divide by the reference of the same trial and round where the spec names one; references are no lines."""
+    try:
+        references = spec.load(name).references
+    except ParameterError:
+        references = {}  # somebody else's experiment: its times stand as they are
+    place = ["trial", "round"]
+    for operation, reference in references.items():
+        other = times.loc[times["operation"] == reference].groupby(place)["time"].median()
+        mine = times["operation"] == operation
+        base = other.reindex(pd.MultiIndex.from_frame(times.loc[mine, place])).to_numpy()
+        has = mine.copy()
+        has[mine] = ~np.isnan(base)
+        times.loc[has, "time"] -= base[~np.isnan(base)]
+        times.loc[has, "metric"] += f" over {reference}"
+    return times[~times["operation"].isin(references.values())].copy()
+
+
+def _troubles(which: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a manifest says against its own run."""
+    if facts.get("state") != "complete":
+        yield f"{which} is {facts.get('state')}: {facts.get('trials')} of {facts.get('planned')} trials"
+    if facts.get("failed"):
+        yield f"{which} has {facts['failed']} failed trials"
+
+
+def _workload_lists(name: str) -> set[str]:
+    """Return the workload parameters, which may be lists and are no levels."""
+    try:
+        return set(spec.load(name).workload["smoke"])
+    except ParameterError:
+        return set()
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested facts by dotted names."""
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield before + key, value if not isinstance(value, list) else json.dumps(value)
+
+
+def _changes_by_itself(name: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Return whether a fact says nothing of what the machine is; one that only one side knows does not either."""
+    if any(word in name for word in _VOLATILE) or name not in a or name not in b:
+        return True
+    close = isinstance(a[name], int) and isinstance(b[name], int) and name == "memory.total_bytes"
+    return close and abs(a[name] - b[name]) <= _SAME_MEMORY * a[name]
+
+
+def print_result(found: Comparison, *, as_json: bool, cells: bool) -> int:
+    """Print a comparison and return the exit status of its verdict."""
+    print(values.dumps(found.as_dict()) if as_json else found.show(cells=cells), flush=True)
+    return EXIT[found.verdict]
