@@ -2,7 +2,7 @@
 # Paths are relative, so that the folder may have any name. PYTHON=... picks the interpreter for the set-up.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-all crash fuzz lint format lab lock hooks clean
+.PHONY: help setup report test test-all crash fuzz bench-check lint format lab lock hooks clean
 unexport PYTHONHOME PYTHONPATH VIRTUAL_ENV
 
 EXPERIMENTS = capacity hugepages prefetch durability
@@ -14,7 +14,7 @@ COMPILE = .venv/bin/python -m uv pip compile --universal --python-version 3.11 -
 RUN = . tools/home.sh && exec .venv/bin/python -m
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## make .venv what requirements.lock says (nothing to do: returns at once)
 	@sh tools/setup.sh
@@ -36,6 +36,9 @@ crash: setup ## power cuts, kills, failing disks and damage by the thousand (ARG
 
 fuzz: setup ## give parsers bytes that nobody wrote, SECONDS=600 for each; Linux on x86-64
 	@sh tools/fuzz.sh --seconds $(SECONDS) $(ARGS)
+
+bench-check: setup ## is the working tree slower than HEAD? (ARGS='--against COMMIT')
+	@$(RUN) experiments bench $(ARGS)
 
 lint: setup ## what the linter and the formatter find
 	@$(RUN) ruff check

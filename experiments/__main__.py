@@ -1,4 +1,4 @@
-"""python -m experiments list | run | report | publish | compare | reproduce."""
+"""python -m experiments list | run | report | publish | compare | bench | reproduce."""
 
 from __future__ import annotations
 
@@ -77,6 +77,13 @@ def _parser() -> argparse.ArgumentParser:
     item.add_argument("--cells", action="store_true", help="show every cell, not only whole operations and regressions")
     item.add_argument("--json", action="store_true", help="print one line of JSON instead")
     item.set_defaults(command=_compare)
+    item = commands.add_parser("bench", help="is the working tree slower than a commit? exit status as for compare")
+    item.add_argument("--against", default="HEAD", metavar="COMMIT", help="the commit to compare with (default: HEAD)")
+    item.add_argument("--threshold", type=float, default=0.05, help="share that is allowed (default: 0.05)")
+    item.add_argument("--tries", type=int, default=1, help="compare so often, and count the verdicts")
+    item.add_argument("--plant", type=float, default=0.0, metavar="PERCENT", help="slow the tree's update_batch down")
+    item.add_argument("--json", action="store_true", help="print one line of JSON instead")
+    item.set_defaults(command=_bench)
     item = commands.add_parser(
         "reproduce", help="measure a published run again, or published claims, and set both beside"
     )
@@ -191,6 +198,14 @@ def _compare(options: argparse.Namespace) -> int:
 
     found = compare.compare(options.a, options.b, threshold=options.threshold)
     return compare.print_result(found, as_json=options.json, cells=options.cells)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """Compare the working tree with a commit."""
+    from experiments import bench
+
+    found = bench.run(options.against, tries=options.tries, plant_percent=options.plant, threshold=options.threshold)
+    return bench.print_result(found, as_json=options.json)
 
 
 def _reproduce(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ verdict      when                                                               
 ===========  ============================================================================  ===========
 regression   the interval of any line lies above 1 + threshold                             1
 none         the intervals of all whole operations end at or below 1 + threshold           0
-cannot tell  neither: too wide, too few repeats, a disturbed machine, other hardware       2
+cannot tell  neither: too wide, too few repeats, failed trials, other hardware              2
 ===========  ============================================================================  ===========
 """
 
@@ -39,6 +39,8 @@ CONFIDENCE: Final = 0.95
 EXIT: Final = {"none": 0, "regression": 1, "cannot tell": 2}
 LABELS: Final = ("situation", "cache", "log_mib", "size")
 """Columns that tell rows of one operation apart where they are no factors."""
+OURS: Final = {"store": "ledger"}
+"""Levels that are the engine, of factors whose other levels are not and are nobody's regression."""
 _METRICS: Final = ("rows_per_s", "open_ms", "read_ms", "latency_ns_p50")
 _VOLATILE: Final = ("date", "load", "available_bytes", "free", "uptime")
 _HARDWARE: Final = ("cpu.", "memory.total_bytes", "virtualisation", "file_system.type", "file_system.rotational")
@@ -86,14 +88,15 @@ class Comparison:
     differences: list[Difference]
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
+    whole: bool = True
 
     @property
     def verdict(self) -> str:
         """Return "regression", "none" or "cannot tell"."""
-        whole = [line.verdict for line in self.lines if not line.levels]
         if any(line.verdict == "regression" for line in self.lines):
             return "regression"
-        return "none" if whole and set(whole) == {"none"} else "cannot tell"
+        operations = {line.verdict for line in self.lines if not line.levels}
+        return "none" if self.whole and operations == {"none"} else "cannot tell"
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -164,6 +167,7 @@ def compare(a: str, b: str, *, threshold: float = THRESHOLD) -> Comparison:
     found = differences(left, right)
     doubt = "other hardware" if any(item.hardware for item in found) else ""
     notes = [text for which, facts in (("A", left), ("B", right)) for text in _troubles(which, facts)]
+    whole = not notes
     samples = {}
     for name in shared:
         changed = changed_parameters(left, right, name)
@@ -174,7 +178,7 @@ def compare(a: str, b: str, *, threshold: float = THRESHOLD) -> Comparison:
             alone = len(samples[name][0].index.symmetric_difference(samples[name][1].index))
             if alone:
                 notes.append(f"{name}: {alone} lines are in one of the runs only")
-    return Comparison(left["id"], right["id"], threshold, found, list(_lines(samples, threshold, doubt)), notes)
+    return Comparison(left["id"], right["id"], threshold, found, list(_lines(samples, threshold, doubt)), notes, whole)
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
@@ -202,6 +206,8 @@ def sample(run_id: str, name: str) -> pd.Series:
     rows = rows[(rows["status"] == "ok") & rows["operation"].notna()].sort_values("cell", kind="stable")
     rows = rows[~rows["operation"].str.endswith("_choice") & (rows["at_s"].isna() if "at_s" in rows else True)]
     factors = runs.manifest(run_id)["experiments"][name]["factors"]
+    for factor in OURS.keys() & set(factors):
+        rows = rows[rows[factor] == OURS[factor]]
     keys = [*factors, *(label for label in LABELS if label in rows and label not in factors)]
     times = _times(rows).assign(**{key: rows[key].astype(object).where(rows[key].notna(), None) for key in keys})
     times = times.assign(trial=rows["trial"], round=rows["round"] if "round" in rows else 0)

@@ -10,6 +10,7 @@
     ├── ResumeError                     a run cannot go on: code, experiment or machine is another one
     ├── TrialError                      a trial failed, died or took too long; becomes a row, not an abort
     ├── NotApplicableError              this machine cannot measure a cell; becomes a row with the reason
+    ├── BuildError                      a side of `bench` could not be built, or its process died
     └── NotebookError                   a notebook of a report did not run to its end
 
 Each carries `hint`, one sentence about what to do.
@@ -65,6 +66,10 @@ class TrialError(ExperimentError):
 
 class NotApplicableError(ExperimentError):
     """A cell cannot be measured on this machine: it has too little memory or disk for it."""
+
+
+class BuildError(ExperimentError):
+    """A side of `bench` could not be built, or its process died."""
 
 
 class NotebookError(ExperimentError):

@@ -135,6 +135,12 @@ def test_what_a_reference_of_the_same_trial_shares_is_no_regression(two, tiny, c
     assert 1 == call(capsys, "compare", *two)[0]
 
 
+def test_a_run_with_failed_trials_is_no_all_clear(two, capsys):
+    doctor(two[1], facts=lambda manifest: manifest.update(failed=1))
+    status, found = call(capsys, "compare", *two)
+    assert (2, "cannot tell", ["B has 1 failed trials"]) == (status, found["verdict"], found["notes"])
+
+
 def test_rows_that_mean_something_else_are_left_out_and_named(two, capsys):
     doctor(two[1], facts=lambda manifest: manifest["experiments"]["tiny"]["parameters"].update(rows=99))
     status, found = call(capsys, "compare", *two)
