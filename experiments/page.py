@@ -19,7 +19,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from experiments.plots import GRID, INK, Panel
+from experiments.panel import NUMBERS, Panel
+from experiments.plots import COLOURS, GRID, INK, ON_DARK
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _OUR_TABLE: Final = '<div class="table"><table>'
@@ -37,12 +38,14 @@ def render(context: dict[str, Any]) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     styles = Markup(HtmlFormatter(style="default").get_style_defs(".code"))
-    return environment.get_template("report.html").render(code_styles=styles, **context)
+    curves = Markup("".join(f" --curve{i}: {colour};" for i, colour in enumerate(COLOURS)))
+    dark = Markup("".join(f" --curve{i}: {colour};" for i, colour in enumerate(ON_DARK)))
+    return environment.get_template("report.html").render(code_styles=styles, curves=curves, dark=dark, **context)
 
 
 def figure(panel: Panel) -> Markup:
-    """Return a figure as inline SVG with its alternative text, in the colours of the reader's page."""
-    return _svg(panel.svg, panel.alt)
+    """Return a figure as inline SVG with its alternative text, in the colours of the reader's page, and its numbers."""
+    return _figure(panel.svg, panel.alt, panel.numbers)
 
 
 def table(markup: str) -> Markup:
@@ -81,7 +84,7 @@ def _output(output: dict[str, Any]) -> Markup:
     data = output.get("data", {})
     text = _text(data.get("text/plain", ""))
     if "image/svg+xml" in data:
-        return _svg(_text(data["image/svg+xml"]), text)
+        return _figure(_text(data["image/svg+xml"]), text, data.get(NUMBERS))
     if "image/png" in data:
         source = re.sub(r"[^A-Za-z0-9+/=]", "", _text(data["image/png"]))
         return Markup(f'<figure><img alt="{html.escape(text)}" src="data:image/png;base64,{source}"></figure>')
@@ -92,23 +95,44 @@ def _output(output: dict[str, Any]) -> Markup:
     return _pre(text)
 
 
+def _figure(svg: str, alt: str, numbers: dict[str, str] | None) -> Markup:
+    """Return a figure: the SVG inline, below it what it draws in numbers, and the stored rows behind them."""
+    drawn = _svg(svg, alt)
+    below = ""
+    if numbers:
+        where = 'From <a href="rows.parquet">rows.parquet</a>, beside this page:'
+        query = f"<p>{where} <code>{html.escape(_text(numbers['query']))}</code></p>"
+        words = html.escape(alt)
+        table_ = table(_text(numbers["table"]))
+        below = f'<details class="numbers"><summary>numbers</summary><p>{words}</p>{table_}{query}</details>'
+    return Markup(f"<figure>{drawn}{below}</figure>")
+
+
 def _svg(svg: str, alt: str) -> Markup:
-    """Return an SVG inline, its two fixed colours swapped for the page's; one that loads or runs things is refused."""
+    """Return an SVG inline, its fixed colours swapped for the page's; one that loads or runs things is refused."""
     svg = svg[svg.find("<svg") :]
     if not svg.startswith("<svg") or _SVG_REFUSED.search(svg):
         return _pre(alt)
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<\?.*?\?>", "", svg, flags=re.DOTALL)
-    svg = (
-        re.sub(r' xmlns:xlink="[^"]*"', "", svg)
-        .replace("xlink:href", "href")
-        .replace(' xmlns="http://www.w3.org/2000/svg"', "")
+    svg, cut = _without_caption(svg)
+    svg = re.sub(
+        r' xmlns(?::xlink)?="[^"]*"|(?<=<svg) style="[^"]*"|(?<=<g) id="[^"]*"|font-family: [^;"]*;? ?', "", svg
     )
-    svg = svg.replace(INK, "currentColor").replace(GRID, "var(--grid)")
+    svg = svg.replace("xlink:href", "href").replace(INK, "currentColor").replace(GRID, "var(--grid)")
+    for number, colour in enumerate(COLOURS):
+        svg = svg.replace(colour, f"var(--curve{number})")
     size = re.search(r'<svg[^>]*?\swidth="([\d.]+)pt"', svg)
     head = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", svg[: svg.index(">")])
+    head = re.sub(r'(viewBox="0 0 [\d.]+ )([\d.]+)"', lambda box: f'{box[1]}{float(box[2]) - cut:.1f}"', head)
     width = f' style="max-width:{float(size[1]) * 96 / 72:.0f}px"' if size else ""
     head = f'{head} role="img" aria-label="{html.escape(alt)}"{width}'
-    return Markup(f"<figure>{head}{svg[svg.index('>') :]}</figure>")
+    return Markup(f"{head}{svg[svg.index('>') :]}")
+
+
+def _without_caption(svg: str) -> tuple[str, float]:
+    """Return a figure without the caption that says machine and run, as the page does so, and the height to cut off."""
+    found = re.search(r'<g id="caption-(\d+)">.*?</g>', svg, flags=re.DOTALL)
+    return (svg, 0.0) if found is None else (svg[: found.start()] + svg[found.end() :], float(found[1]))
 
 
 def markdown(source: str) -> Markup:

@@ -1,12 +1,11 @@
 """One style for all figures: units on axes, log scale for latency, machine and date below.
 
 Colours differ in lightness and every line has a marker and a dash of its own, so that grey print tells
-them apart. Ink and grid are two fixed colours; the report swaps them for those of the reader's page.
+them apart. Ink, grid and curves have fixed colours; the report swaps them for those of the reader's page.
 """
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -21,13 +20,18 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from experiments import machine, runs
 from experiments.measure import Histogram
+from experiments.panel import Panel
 
 INK: Final = "#24292f"
 GRID: Final = "#d0d4d9"
 COLOURS: Final = ("#2c70c4", "#d9822b", "#2f9e6e", "#b8509a", "#8a8f98", "#c7a008", "#7566d8", "#c0392b")
+ON_DARK: Final = ("#6aa9f4", "#f0a860", "#5cc99a", "#e08cc6", "#b3b9c2", "#e2c14a", "#a89cf5", "#f08577")
+"""The same colours as light as dark paper needs them."""
 MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<")
 DASHES: Final = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), "-", (0, (3, 1)), (0, (1, 1)), (0, (7, 2)))
 _LETTER_INCHES: Final = 0.088
+_PLACES: Final = (1, 2, 5, 10, 20, 50, 100, 200)
+_NUMBERS_MAX: Final = 100
 NINES: Final = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 STYLE: Final[dict[str, Any]] = {
     "axes.edgecolor": INK,
@@ -51,24 +55,6 @@ STYLE: Final[dict[str, Any]] = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
-
-
-class Panel:
-    """One finished figure with its alternative text; shows itself in a notebook as SVG."""
-
-    def __init__(self, figure: Figure, alt: str) -> None:
-        buffer = io.StringIO()
-        with mpl.rc_context({**STYLE, "svg.hashsalt": alt}):
-            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-        text = buffer.getvalue()
-        self.svg = text[text.index("<svg") :]
-        self.alt = alt
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"image/svg+xml": self.svg, "text/plain": self.alt}
-
-    def __repr__(self) -> str:
-        return self.alt
 
 
 def caption(rows: pd.DataFrame) -> str:
@@ -97,9 +83,10 @@ def lines(
     """
     figure, axes = _panel(title, xlabel, ylabel)
     _scales(axes, rows[x], logx, logy)
-    ends = []
+    ends, drawn = [], []
     for number, (label, group) in enumerate(rows.groupby(by, sort=False)):
         found = group.groupby(x)[y].agg(["median", "min", "max"]).astype(float) * scale
+        drawn.append(found.reset_index(names=xlabel).assign(**{by: label}))
         style = _line_style(number)
         axes.plot(found.index, found["median"], **style)
         axes.fill_between(found.index.astype(float), found["min"], found["max"], color=style["color"], alpha=0.15, lw=0)
@@ -110,7 +97,8 @@ def lines(
         axes.set_ylim(bottom=0)
     _draw_marks(axes, marks or {})
     _label_ends(axes, ends)
-    return _finish(figure, rows, f"{title}. {_extent(ends, ylabel)}", right=_longest(ends))
+    numbers = pd.concat(drawn)[[by, xlabel, "median", "min", "max"]]
+    return _finish(figure, rows, _extent(ends, ylabel), numbers, right=_longest(ends))
 
 
 def percentiles(histograms: Mapping[str, Histogram], rows: pd.DataFrame, *, title: str) -> Panel:
@@ -135,9 +123,13 @@ def percentiles(histograms: Mapping[str, Histogram], rows: pd.DataFrame, *, titl
     axes.set_xlim(left=1 / 0.9)
     _log_ticks(axes.yaxis, axes.get_ylim())
     _label_ends(axes, ends)
-    return _finish(
-        figure, rows, f"{title}. {_extent(ends, 'latency at the last shown percentile, µs')}", right=_longest(ends)
+    numbers = pd.DataFrame(
+        {"curve": label, "calls": histogram.n}
+        | {f"p{q * 100:.6g} (µs)": None if (ns := histogram.quantile(q)) is None else ns / 1e3 for q in NINES}
+        for label, histogram in histograms.items()
     )
+    said = _extent(ends, "µs at the last percentile shown")
+    return _finish(figure, rows, said, numbers, right=_longest(ends))
 
 
 def timeline(
@@ -161,7 +153,13 @@ def timeline(
     axes.margins(x=0.01)
     _log_ticks(axes.yaxis, axes.get_ylim())
     _label_ends(axes, ends)
-    return _finish(figure, rows, f"{title}. {len(spans)} spans; medians: {_extent(ends, ylabel)}", right=_longest(ends))
+    every = -(-max(len(values) for values in curves.values()) // _NUMBERS_MAX)
+    numbers = pd.DataFrame({label: values.iloc[::every] for label, values in curves.items()})
+    numbers = numbers.rename_axis("time (s)" if every == 1 else f"time (s), each {every}. point").reset_index()
+    said = (
+        f"medians {', '.join(f'{label} {short(value)}' for label, value, _ in ends)}; {len(spans)} spans of time shaded"
+    )
+    return _finish(figure, rows, said, numbers, right=_longest(ends))
 
 
 def distribution(
@@ -173,7 +171,7 @@ def distribution(
     """
     figure, axes = _panel(title, xlabel, "share with this many or more")
     axes.set_yscale("log")
-    ends = []
+    ends, drawn = [], []
     for number, (label, (measured, expected)) in enumerate(curves.items()):
         style = _line_style(number)
         tail = 1 - np.cumsum(measured) + measured
@@ -183,15 +181,21 @@ def distribution(
         axes.plot(shown[every] + 1, tail[shown][every], ls="", color=style["color"], marker=style["marker"])
         axes.plot(np.arange(wanted.size) + 1, np.maximum(wanted, 1e-9), color=style["color"], lw=1.2)
         ends.append((label, float(tail[shown[-1]]), style["color"]))
+        drawn += [
+            {"curve": label, xlabel: place, "measured share": tail[place - 1], "expected share": wanted[place - 1]}
+            for place in _PLACES
+            if place <= shown.size
+        ]
     axes.set_ylim(1e-5, 1.3)
     axes.yaxis.set_major_formatter(FuncFormatter(short))
     axes.set_xscale("log")
     axes.set_xlim(1, 300)
-    axes.set_xticks([1, 2, 5, 10, 20, 50, 100, 200], ["1", "2", "5", "10", "20", "50", "100", "200"])
+    axes.set_xticks(_PLACES, list(map(str, _PLACES)))
     axes.xaxis.set_minor_locator(NullLocator())
     handles = axes.lines[::2]
     axes.legend(handles, [label for label, _, _ in ends], frameon=False, fontsize=8.5, loc="lower left", labelcolor=INK)
-    return _finish(figure, rows, f"{title}. Points are measured, lines expected.")
+    said = f"{', '.join(curves)}: points are measured, lines expected"
+    return _finish(figure, rows, said, pd.DataFrame(drawn))
 
 
 def bars(
@@ -237,10 +241,12 @@ def bars(
         axes.legend(
             frameon=False, fontsize=8.5, labelcolor=INK, borderpad=0, borderaxespad=0.3, handletextpad=0.2, **place
         )
-    best = ", ".join(
-        f"{name} {short(float(np.nanmax(row)))}" for name, row in zip(table.index, table.to_numpy(float), strict=True)
+    said = "; ".join(
+        f"{name}: " + ", ".join(f"{column} {short(value)}" for column, value in row.items() if pd.notna(value))
+        for name, row in table.iterrows()
     )
-    return _finish(figure, rows, f"{title}, {xlabel}: {best}", left=max(map(len, names)))
+    numbers = table.reset_index(names=xlabel)
+    return _finish(figure, rows, said, numbers, left=max(map(len, names)))
 
 
 def _panel(title: str, xlabel: str, ylabel: str, height: float = 3.7) -> tuple[Figure, Axes]:
@@ -256,13 +262,17 @@ def _panel(title: str, xlabel: str, ylabel: str, height: float = 3.7) -> tuple[F
     return figure, axes
 
 
-def _finish(figure: Figure, rows: pd.DataFrame, alt: str, *, left: int = 0, right: int = 0) -> Panel:
+def _finish(
+    figure: Figure, rows: pd.DataFrame, said: str, numbers: pd.DataFrame, *, left: int = 0, right: int = 0
+) -> Panel:
     """Add the caption and lay the figure out, with room for names of so many letters on the left and right.
 
-    The room is reckoned, not tried out: matplotlib's own layouts draw everything once more.
+    The room is reckoned, not tried out: matplotlib's own layouts draw everything once more. The alternative text is
+    title, axes, and what was `said` of the data.
     """
     width, height = figure.get_size_inches()
     axes = figure.axes[0]
+    alt = f"{axes.get_title(loc='left')}. {_axes_words(axes)}. {said}."
     text = textwrap.fill(caption(rows), 98)
     before = 0.16 + _LETTER_INCHES * left if left else 0.72
     title = textwrap.fill(axes.get_title(loc="left"), int((width - before) / 0.092))
@@ -275,8 +285,19 @@ def _finish(figure: Figure, rows: pd.DataFrame, alt: str, *, left: int = 0, righ
         top=1 - above / height,
         bottom=(0.58 + 0.13 * (text.count("\n") + 1)) / height,
     )
-    figure.text(0.01, 0.04 / height, text, fontsize=6.8, va="bottom", color=INK, alpha=0.8)
-    return Panel(figure, alt)
+    words = figure.text(0.01, 0.04 / height, text, fontsize=6.8, va="bottom", color=INK, alpha=0.8)
+    words.set_gid(f"caption-{(0.06 + 0.13 * (text.count(chr(10)) + 1)) * 72:.0f}")  # what the report cuts off below
+    return Panel(figure, alt, numbers, rows)
+
+
+def _axes_words(axes: Axes) -> str:
+    """Say what the axes show, and from where to where."""
+    words = []
+    for name, axis, (low, high) in (("x", axes.xaxis, axes.get_xlim()), ("y", axes.yaxis, axes.get_ylim())):
+        if label := axis.get_label_text():
+            log = ", log scale" if axis.get_scale() != "linear" else ""
+            words.append(f"{name}: {label}, {short(low)} to {short(high)}{log}")
+    return "; ".join(words)
 
 
 def _line_style(number: int) -> dict[str, Any]:

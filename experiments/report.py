@@ -170,8 +170,22 @@ def _context(facts: dict[str, Any], summaries: list[dict[str, Any]]) -> dict[str
         "run": facts,
         "warnings": warnings,
         "experiments": summaries,
-        "facts": list(_flat(facts)),
+        "noise": _noise(facts),
+        "facts": _facts(facts),
     }
+
+
+def _noise(facts: dict[str, Any]) -> dict[str, str]:
+    """Return whether the machine was quiet; runs from before that was measured do not know."""
+    noise = facts.get("noise") or {"words": "Whether the machine was quiet was not measured in this run."}
+    return {"kind": "warning" if noise.get("disturbed") else "soft wide", "words": noise["words"]}
+
+
+def _facts(facts: dict[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Return the manifest as headings, each with pairs of a name and text: the machine first, then the settings."""
+    experiments = {f"Settings of {name}": list(_flat(item)) for name, item in facts["experiments"].items()}
+    rest = {key: value for key, value in facts.items() if key not in ("machine", "experiments")}
+    return {"Machine": list(_flat(facts["machine"])), "Run": list(_flat(rest)), **experiments}
 
 
 def _flat(facts: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
@@ -179,10 +193,14 @@ def _flat(facts: dict[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
     for key, value in facts.items():
         if key in ("question", "expectation", "digests", "factors"):
             continue
+        name = before + ("" if key == "parameters" else key.replace("_", " "))
         if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
+            yield from _flat(value, f"{name}: " if name else "")
+        elif key.endswith("_bytes") and isinstance(value, int):
+            yield name.removesuffix(" bytes"), machine.size_words(value)
         else:
-            yield f"{before}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield name, "unknown" if value is None else text
 
 
 def _join_figures(summaries: list[dict[str, Any]]) -> dict[str, float]:

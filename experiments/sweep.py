@@ -25,8 +25,8 @@ from experiments.spec import Spec, load
 from experiments.trial import Outcome, Trial
 
 _SHOWING: Final = {
-    "plots", "report", "page", "tables", "progress", "workbench", "__main__", "summary", "estimate", "compare", "bench",
-    "bench_worker", "reproduce",
+    "plots", "report", "page", "tables", "progress", "workbench", "__main__", "summary", "estimate", "compare",
+    "bench", "bench_worker", "reproduce", "panel", "doctor", "dashboard", "stored",
 }  # fmt: skip
 """Modules that show what was measured and cannot change it."""
 
