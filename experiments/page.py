@@ -24,7 +24,11 @@ from experiments.plots import COLOURS, GRID, INK, ON_DARK
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _OUR_TABLE: Final = '<div class="table"><table>'
-_ALLOWED: Final = re.compile(r"</?(?:div|table|caption|thead|tbody|tr|th|td)(?: (?:class|scope)=\"[a-z]+\")*>")
+_ALLOWED: Final = re.compile(
+    r"</?(?:div|table|caption|thead|tbody|tr|th|td)(?: (?:class|scope)=\"[a-z]+\")*>"
+    r'|<svg class="spark" width="\d+" height="\d+" viewBox="[\d ]+" role="img" aria-label="[^"<>]*">|</svg>'
+    r'|<path fill="currentColor" d="[MhVvz\d. -]*"/>'
+)
 _SVG_REFUSED: Final = re.compile(
     r"<script|<foreignObject|<iframe|<image|\son\w+\s*=|(?:href|src)\s*=\s*[\"'](?!#)|@import|url\((?!['\"]?#)",
     re.IGNORECASE,

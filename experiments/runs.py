@@ -149,6 +149,11 @@ class Run:
         """Note what became of the trials of some rows."""
         self.statuses |= {row["trial"]: row.get("status", "ok") for row in rows if row.get("trial") is not None}
 
+    def _repr_html_(self) -> str:
+        from experiments import stored
+
+        return stored.one_run(str(self.path))._repr_html_()
+
 
 def find(run_id: str) -> Path:
     """Return the folder of a stored run, published or not; a path to one is taken too.
@@ -165,6 +170,11 @@ def find(run_id: str) -> Path:
     if run_id and (path / "manifest.json").is_file():
         return path
     raise RunNotFoundError(f"there is no run {run_id!r}", hint=nearest(run_id, folders))
+
+
+def ids() -> list[str]:
+    """Return the ids of all stored runs, published or not."""
+    return sorted({path.parent.name for path in _manifests("published", "runs")})
 
 
 def manifest(run_id: str) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ledger.pictures import Bars
+
 
 class Table:
     """A table that shows itself in a notebook and in the report.
@@ -41,7 +43,8 @@ def to_html(rows: pd.DataFrame | Iterable[Mapping[str, Any]], caption: str = "")
     body = []
     for row in frame.itertuples(index=False, name=None):
         cells = (
-            f'<td class="{side}">{html.escape(format_cell(cell))}</td>' for cell, side in zip(row, sides, strict=True)
+            f'<td class="{side}">{cell.svg if isinstance(cell, Bars) else html.escape(format_cell(cell))}</td>'
+            for cell, side in zip(row, sides, strict=True)
         )
         body.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""

@@ -12,8 +12,11 @@ Rows are measured once: with equal parameters and equal code a stored run is rea
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
+import os
 import sys
+import weakref
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +24,17 @@ import pandas as pd
 
 from experiments import progress, runs, spec, sweep
 from experiments.errors import ParameterError, nearest
+from experiments.stored import all_runs, one_run
 from experiments.sweep import Plan
 from experiments.tables import Table
 
 if TYPE_CHECKING:
     from experiments.compare import Comparison
+    from ledger import GeometricLedger, Options
 
-__all__ = ["analysis", "checks", "compare", "conclusion", "plan", "run", "show"]
+__all__ = ["all_runs", "analysis", "checks", "compare", "conclusion", "one_run", "open_ledger", "plan", "run", "show"]
+
+_opened: weakref.WeakValueDictionary[str, GeometricLedger] = weakref.WeakValueDictionary()
 
 
 class Words:
@@ -108,6 +115,23 @@ def conclusion(rows: pd.DataFrame) -> Words:
     """Return the answer to the experiment's question, computed from its rows."""
     module = analysis(rows.attrs["experiment"])
     return Words(module.answer(module.figures(rows)))
+
+
+def open_ledger(path: str | os.PathLike[str], options: Options | None = None, **arguments: Any) -> GeometricLedger:
+    """Open a ledger as `GeometricLedger.open` does, in a cell that may run again.
+
+    The handle that an earlier call opened at this path is closed first, so what it acknowledged is kept and who still
+    holds it gets a ClosedError. Handles that were opened otherwise are left alone.
+    """
+    from ledger import FailStopError, GeometricLedger
+
+    place = os.path.realpath(path)
+    before = _opened.get(place)
+    if before is not None:
+        with contextlib.suppress(FailStopError):  # it had stopped before, and opening recovers what it acknowledged
+            before.close()
+    ledger = _opened[place] = GeometricLedger.open(path, options, **arguments)
+    return ledger
 
 
 def analysis(name: str) -> ModuleType:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ledger.pictures import Bars, size, table
+
 
 @dataclass(slots=True)
 class RecoveryReport:
@@ -67,6 +69,23 @@ class RecoveryReport:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [
+            ("closed cleanly", self.clean),
+            ("LSN", f"{self.lsn}, {self.checkpoint_lsn} of the image"),
+            ("replayed", f"{self.frames} frames, {self.rows} rows, {size(self.bytes_read)} read"),
+            ("cut off half written", f"{self.torn_frames} frames"),
+            ("indexes made anew", self.indexes_rebuilt),
+            ("cells", f"{self.cells_undone} undone, {self.cells_broken} broken"),
+        ]
+        marks = ("journal_replayed", "salvaged", "recounted")
+        rows += [(name.replace("_", " "), True) for name in marks if getattr(self, name)]
+        if self.seconds:
+            rows.append(("time", f"{sum(self.seconds.values()) * 1e3:.3g} ms"))
+            rows.append(("by phase", Bars(list(self.seconds.values()), "milliseconds by phase")))
+            rows += [(f"· {name}", f"{seconds * 1e3:.3g} ms") for name, seconds in self.seconds.items()]
+        return table("Recovery", rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +181,36 @@ class LedgerStats:
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        far = max((d for d, count in enumerate(self.probe_distance) if count), default=0)
+        passed = sum(d * count for d, count in enumerate(self.probe_distance))
+        said = f"{passed / max(self.lookups, 1):.3g} on average, {far} at most, {self.lookups} look-ups"
+        bound = "" if self.log_redo_bytes_max is None else f" of at most {size(self.log_redo_bytes_max)}"
+        huge = f"records {size(self.huge_record_bytes)}, index {size(self.huge_index_bytes)}"
+        rows: list[tuple[str, object]] = [
+            ("accounts", f"{self.live} live, room for {self.capacity}"),
+            ("supply", self.supply),
+            ("LSN", f"{self.committed_lsn} committed, {self.durable_lsn} durable, {self.checkpoint_lsn} in the image"),
+            ("mode", f"durability {self.durability}, storage {self.storage}, {self.threads} threads"),
+            ("huge pages", f"asked {self.hugepages_asked}, got {self.hugepages}: {huge}"),
+            ("memory", f"{size(self.resident_bytes)} resident, {size(self.anonymous_bytes)} of it anonymous"),
+            ("fill of shards", f"{max(self.slot_fill):.1%} the fullest of {self.shards}"),
+            ("", Bars(self.slot_fill, f"share of slots given out, {self.shards} shards", 1.0)),
+            ("load of indexes", f"{max(self.load_factor):.1%} the fullest"),
+            ("", Bars(self.load_factor, f"share of index positions taken, {self.shards} shards", 1.0)),
+            ("probe distance", said),
+            ("", Bars(self.probe_distance[: far + 1], f"look-ups by probe distance, 0 to {far}")),
+            (
+                "taken",
+                f"{self.batches} batches, {self.rows} rows, {self.log_frames} frames, {size(self.log_bytes)} of log",
+            ),
+            ("redo if killed now", f"{size(self.log_redo_bytes)}{bound}"),
+            ("checkpoints", f"{self.checkpoints}{', one is running' if self.checkpoint_running else ''}"),
+            ("batch reads", f"{self.read_retries} tried again, {self.read_gates} held a frame back"),
+            ("image", size(self.image_bytes)),
+        ]
+        return table("Ledger", rows + [("note", note) for note in self.notes])
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,16 @@ def test_conda_environment_equals_what_pyproject_generates():
     assert CONDA["environment"](PYPROJECT) == (ROOT / "environment.yml").read_text(encoding="utf-8")
 
 
+def test_repo2docker_takes_the_conda_environment_as_it_stands():
+    """It reads ``python =X.Y`` for its base, and copies the project first only if a line of pip names a local path."""
+    text = CONDA["environment"](PYPROJECT)
+    (python,) = re.findall(r"^  - python\s*=+\s*([\d.]+)$", text, flags=re.MULTILINE)
+    assert f"Programming Language :: Python :: {python}" in PYPROJECT["project"]["classifiers"]
+    lines = text.partition("  - pip:\n")[2].splitlines()
+    assert ["."] == [line.split()[-1] for line in lines if re.fullmatch(r"\s+- --editable \.\S*", line)]
+    assert not (ROOT / "binder").exists() and not (ROOT / ".binder").exists(), "it would look there alone"
+
+
 def test_conda_environment_follows_a_change_of_pyproject():
     changed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     changed["project"]["dependencies"].append("brand-new>=7")

@@ -16,7 +16,7 @@ PACKAGE = Path(ledger.__file__).resolve().parent
 # services -> ledger.py -> inspection.py -> opening.py -> engine -> storage -> kernels -> base; warm_up uses a whole
 # ledger, so it stands above ledger.py although it lies beside the engine.
 RANKS = {
-    "errors": 0, "layout": 0, "stats": 0, "options": 1, "inputs": 1,
+    "errors": 0, "layout": 0, "pictures": 0, "stats": 1, "options": 1, "inputs": 1,
     "kernels.jit": 10, "kernels.intrinsics": 11, "kernels.hashing": 12, "kernels.records": 13, "kernels.index": 14,
     "kernels.pipeline": 15, "kernels.batch_write": 16, "kernels.batch_read": 16, "kernels.single": 16,
     "storage.directio": 20, "storage.mapping": 20, "storage.headers": 20, "storage.frames": 21, "storage.files": 21,

@@ -21,7 +21,7 @@ def requirements(pyproject: dict) -> list[str]:
 def environment(pyproject: dict) -> str:
     """Return the text of environment.yml."""
     settings = pyproject["tool"]["conda-environment"]
-    conda = [f"python {pyproject['project']['requires-python']}"]
+    conda = [f"python ={settings['python']}"]
     pip = []
     for requirement in requirements(pyproject):
         name, bound = re.fullmatch(r"([A-Za-z0-9._-]+)(.*)", requirement).groups()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ledger.pictures import size
+
 if TYPE_CHECKING:
     from ledger.stats import LedgerStats, VerifyReport
     from ledger.storage.control import Control
@@ -94,15 +96,6 @@ def two_columns(rows: Sequence[tuple[str, str]]) -> str:
     """Lay out names and values in two columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
-
-
-def size(size_bytes: float) -> str:
-    """Return a size in the unit that suits it."""
-    units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size_bytes >= 1024 and len(units) > 1:
-        size_bytes /= 1024
-        del units[0]
-    return f"{size_bytes:,.{0 if units[0] == 'B' else 1}f} {units[0]}"
 
 
 def moment(nanoseconds: int, *, milliseconds: bool = False) -> str:

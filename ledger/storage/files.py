@@ -42,6 +42,7 @@ FILE_MODE: Final = 0o640  # the umask takes bits away from these
 FOLDER_MODE: Final = 0o750
 _SEGMENT_NAME: Final = re.compile(r"(\d{10,20})\.seg")
 _LOCK_TEXT_BYTES: Final = 32
+_HINT_OWN: Final = "close that handle first; in a notebook, workbench.open_ledger does so when its cell runs again"
 _SYNC_FILE_RANGE: Final = ctypes.CDLL(None, use_errno=True).sync_file_range
 _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 _WRITE_AND_WAIT: Final = 7  # SYNC_FILE_RANGE_WAIT_BEFORE | _WRITE | _WAIT_AFTER
@@ -283,7 +284,8 @@ class LedgerLock:
         with contextlib.suppress(OSError, ValueError):
             pid = int((self.path / LOCK_NAME).read_text(encoding="ascii"))
         who = "another process" if pid is None else f"process {pid}"
-        return LockedError(f"{self.path} is already open by {who}", pid=pid)
+        hint = _HINT_OWN if pid == os.getpid() else LockedError.hint
+        return LockedError(f"{self.path} is already open by {who}", hint=hint, pid=pid)
 
     def _write_pid(self, files: Files) -> None:
         """Leave the pid for messages; a disk without room for it is no reason to refuse."""

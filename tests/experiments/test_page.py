@@ -13,6 +13,7 @@ import pytest
 
 from experiments import machine, page, plots, runs, tables
 from experiments.measure import Histogram
+from ledger.pictures import Bars
 
 EVIL = "<script>alert(1)</script> & é"
 
@@ -86,7 +87,7 @@ def test_an_output_cannot_run_or_load_anything(tmp_path, output):
 
 
 def test_our_own_tables_are_taken_as_they_are(tmp_path):
-    table = tables.to_html([{"a": EVIL, "n": 2**60 + 1}], caption=EVIL)
+    table = tables.to_html([{"a": EVIL, "n": 2**60 + 1, "bars": Bars([1, 2], EVIL)}], caption=EVIL)
     found = notebook(tmp_path / "n.ipynb", shown({"text/html": table, "text/plain": "t"}))
     assert table in found
 
