@@ -21,6 +21,7 @@ from pygments.lexers import PythonLexer
 
 from experiments.panel import NUMBERS, Panel
 from experiments.plots import COLOURS, GRID, INK, ON_DARK
+from ledger.pictures import LEFT
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _OUR_TABLE: Final = '<div class="table"><table>'
@@ -53,7 +54,8 @@ def figure(panel: Panel) -> Markup:
 
 
 def table(markup: str) -> Markup:
-    """Return one of our own tables; anything that is not is escaped."""
+    """Return one of our own tables, aligned by the page's style; anything that is not is escaped."""
+    markup = markup.replace(LEFT, "")
     if markup.startswith(_OUR_TABLE) and "<" not in _ALLOWED.sub("", markup):
         return Markup(markup)
     return Markup(f"<pre>{html.escape(markup)}</pre>")

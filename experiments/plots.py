@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from experiments import machine, runs
-from experiments.measure import Histogram
+from experiments.measure import BITS, Histogram, bucket_edges
 from experiments.panel import Panel
 
 INK: Final = "#24292f"
@@ -130,6 +130,23 @@ def percentiles(histograms: Mapping[str, Histogram], rows: pd.DataFrame, *, titl
     )
     said = _extent(ends, "µs at the last percentile shown")
     return _finish(figure, rows, said, numbers, right=_longest(ends))
+
+
+def histogram(histograms: Mapping[str, Histogram], rows: pd.DataFrame) -> Panel:
+    """Draw the share of calls by latency, in eighths of an octave."""
+    figure, axes = _panel("Calls by latency", "latency of a call (µs)", "share of calls")
+    axes.set_xscale("log")
+    drawn = []
+    for number, (label, found) in enumerate(histograms.items()):
+        buckets, counts = found.sparse()
+        eighths = buckets >> BITS - 3
+        shares = np.bincount(eighths - eighths[0], counts) / found.n
+        edges = bucket_edges(np.arange(eighths[0], eighths[-1] + 2) << BITS - 3)[0] / 1e3
+        axes.stairs(shares, edges, color=COLOURS[number], fill=True, alpha=0.5)
+        drawn += [{"curve": label, "from (µs)": at, "share": share} for at, share in zip(edges, shares, strict=False)]
+    _log_ticks(axes.xaxis, axes.get_xlim())
+    said = ", ".join(f"{label}: {found.n} calls" for label, found in histograms.items())
+    return _finish(figure, rows, said, pd.DataFrame(drawn))
 
 
 def timeline(

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from experiments import runs
-from experiments.errors import RunNotFoundError
 from experiments.measure import BITS, BUCKETS, Histogram, bucket_edges
 from experiments.tables import Table
 from ledger.pictures import Bars
@@ -35,11 +36,8 @@ def one_run(run_id: str) -> Table:
     """
     facts = runs.manifest(run_id)
     found = []
-    for experiment in facts["experiments"]:
-        try:
-            rows = runs.load(run_id, experiment)
-        except RunNotFoundError:
-            continue
+    for experiment in measured(run_id):
+        rows = runs.load(run_id, experiment)
         rows = rows[rows["status"] == "ok"]
         histograms = runs.histograms(rows)
         found += [
@@ -47,6 +45,15 @@ def one_run(run_id: str) -> Table:
             for operation, group in rows.groupby("operation", sort=False)
         ]
     return Table(found, f"run {facts['id']}: {facts['state']}, {facts.get('failed', 0)} failed")
+
+
+def measured(run_id: str) -> list[str]:
+    """Return the experiments of a run that have a row which was measured."""
+    table = pq.read_table(runs.find(run_id) / "rows.parquet")
+    if not {"experiment", "status"} <= set(table.column_names):
+        return []
+    there = table.filter(pc.equal(table["status"], "ok"))["experiment"]
+    return [name for name in runs.manifest(run_id)["experiments"] if name in set(there.unique().to_pylist())]
 
 
 def _operation(rows: pd.DataFrame, histograms: dict[tuple[int, str], Histogram]) -> dict[str, Any]:

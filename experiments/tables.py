@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ledger.pictures import Bars
+from ledger.pictures import LEFT, Bars
 
 
 class Table:
@@ -35,19 +35,19 @@ class Table:
 def to_html(rows: pd.DataFrame | Iterable[Mapping[str, Any]], caption: str = "") -> str:
     """Return a table in HTML; numbers to the right, text to the left, nothing unescaped."""
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), dtype=object)
-    sides = ["number" if _is_numeric(frame.iloc[:, place]) else "text" for place in range(frame.shape[1])]
+    numeric = [_is_numeric(frame.iloc[:, place]) for place in range(frame.shape[1])]
+    sides = ['class="number"' if number else f'class="text"{LEFT}' for number in numeric]
     head = "".join(
-        f'<th scope="col" class="{side}">{html.escape(str(name))}</th>'
-        for name, side in zip(frame.columns, sides, strict=True)
+        f'<th scope="col" {side}>{html.escape(str(name))}</th>' for name, side in zip(frame.columns, sides, strict=True)
     )
     body = []
     for row in frame.itertuples(index=False, name=None):
         cells = (
-            f'<td class="{side}">{cell.svg if isinstance(cell, Bars) else html.escape(format_cell(cell))}</td>'
+            f"<td {side}>{cell.svg if isinstance(cell, Bars) else html.escape(format_cell(cell))}</td>"
             for cell, side in zip(row, sides, strict=True)
         )
         body.append(f"<tr>{''.join(cells)}</tr>")
-    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    title = f"<caption{LEFT}>{html.escape(caption)}</caption>" if caption else ""
     return (
         f'<div class="table"><table>{title}<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )
@@ -58,8 +58,8 @@ def format_cell(value: Any) -> str:
 
     Examples
     --------
-    >>> format_cell(2**60 + 1), format_cell(0.123456), format_cell(12345678.9), format_cell(None)
-    ('1152921504606846977', '0.123', '12,345,679', '–')
+    >>> format_cell(2**60 + 1), format_cell(0.123456), format_cell(999.9), format_cell(12345678.9), format_cell(None)
+    ('1152921504606846977', '0.123', '1,000', '12,345,679', '–')
     """
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "–"
@@ -69,9 +69,9 @@ def format_cell(value: Any) -> str:
         return str(int(value))
     if isinstance(value, numbers.Real):
         number = float(value)
-        if number == 0 or 1e-3 <= abs(number) < 1000:
+        if number == 0 or 1e-3 <= abs(number) < 999.5:
             return f"{number:.3g}"
-        return f"{number:,.0f}" if 1000 <= abs(number) < 1e12 else f"{number:.2e}"
+        return f"{number:,.0f}" if 999.5 <= abs(number) < 1e12 else f"{number:.2e}"
     return str(value)
 
 

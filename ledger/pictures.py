@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+LEFT = ' style="text-align:left"'  # JupyterLab puts all cells to the right
 _WIDTH, _HEIGHT = 160, 18
 _COLUMNS = 80
 
@@ -49,11 +50,12 @@ class Bars:
 def table(caption: str, rows: Iterable[tuple[str, object]]) -> str:
     """Return pairs of a name and a value as a table; whole numbers keep every digit."""
     body = "".join(
-        f'<tr><th scope="row">{_escaped(name)}</th>'
-        f'<td class="text">{value.svg if isinstance(value, Bars) else _escaped(_text(value))}</td></tr>'
+        f'<tr><th scope="row"{LEFT}>{_escaped(name)}</th>'
+        f'<td class="text"{LEFT}>{value.svg if isinstance(value, Bars) else _escaped(_text(value))}</td></tr>'
         for name, value in rows
     )
-    return f'<div class="table"><table><caption>{_escaped(caption)}</caption><tbody>{body}</tbody></table></div>'
+    title = f"<caption{LEFT}>{_escaped(caption)}</caption>"
+    return f'<div class="table"><table>{title}<tbody>{body}</tbody></table></div>'
 
 
 def size(size_bytes: float) -> str:
