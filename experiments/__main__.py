@@ -1,4 +1,4 @@
-"""python -m experiments list | run | report | publish | compare | bench | reproduce."""
+"""python -m experiments list | run | report | publish | compare | bench | reproduce | doctor."""
 
 from __future__ import annotations
 
@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     item.add_argument("id", help="the run's id, or its folder")
     item.add_argument("--no-notebooks", action="store_true", help="make the page from the summary alone")
     item.set_defaults(command=_report)
+    item = commands.add_parser("doctor", help="say what on this machine will spoil measurements, and how to mend it")
+    item.add_argument("--json", action="store_true", help="print one line of JSON")
+    item.set_defaults(command=_doctor)
     item = commands.add_parser("publish", help="copy a stored run to results/published")
     item.add_argument("id", help="the run's id")
     item.set_defaults(command=_publish)
@@ -156,6 +159,15 @@ def _report(options: argparse.Namespace) -> int:
         _say(f"failed: {fault}")
     print(os.path.relpath(html))
     return 1 if faults else 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Say what will spoil measurements here."""
+    from experiments import doctor
+
+    findings = doctor.examine()
+    print(values.dumps(doctor.as_dicts(findings)) if options.json else "\n".join(map(str, findings)))
+    return 0
 
 
 def _publish(options: argparse.Namespace) -> int:

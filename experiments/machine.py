@@ -1,4 +1,7 @@
-"""What a run was measured on: machine, kernel, file system, versions, commit. Read, never guessed."""
+"""What a run was measured on: machine, kernel, file system, versions, commit. Read, never guessed.
+
+What cannot be read is None, which pages and `doctor` call unknown.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,11 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-PACKAGES: Final = ("numpy", "numba", "llvmlite", "blake3", "pandas", "pyarrow", "matplotlib", "papermill", "lmdb")
+PACKAGES: Final = (
+    "numpy", "numba", "llvmlite", "blake3", "pandas", "pyarrow", "scipy", "matplotlib", "papermill", "jupyterlab",
+    "lmdb", "rocksdict", "duckdb",
+)  # fmt: skip
+_CPUS: Final = Path("/sys/devices/system/cpu")
 
 _IDENTITY: Final = {
     "cpu.model": "the CPU", "cpu.usable": "the number of CPUs", "memory.total_bytes": "memory in bytes",
@@ -29,8 +36,13 @@ def describe(path: Path) -> dict[str, Any]:
         "kernel": platform.release(),
         "system": _system(),
         "virtualisation": _virtualisation(),
+        "hypervisor": _command(["systemd-detect-virt", "--vm"]) or ("hypervisor" if _flag("hypervisor") else None),
+        "product": _read(Path("/sys/class/dmi/id/product_name")) or None,
+        "clock_source": _read(Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")) or None,
         "file_system": _file_system(path),
+        "on_battery": _on_battery(),
         "load_1min": os.getloadavg()[0],
+        "steal_share": steal_share(),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -98,7 +110,6 @@ def tlb_entries() -> int | None:
 
 def cpu() -> dict[str, Any]:
     """Return model, counts, caches, TLB, frequency policy."""
-    base = Path("/sys/devices/system/cpu")
     return {
         "model": _cpuinfo("model name") or platform.processor() or platform.machine(),
         "family_model_stepping": "-".join(_cpuinfo(key) for key in ("cpu family", "model", "stepping")),
@@ -106,21 +117,50 @@ def cpu() -> dict[str, Any]:
         "usable": len(os.sched_getaffinity(0)),
         "caches": data_cache_bytes(),
         "tlb_entries_4k": tlb_entries(),
-        "avx2": "avx2" in _cpuinfo("flags").split(),
-        "avx512": "avx512f" in _cpuinfo("flags").split(),
-        "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1,
-        "governor": _read(base / "cpu0/cpufreq/scaling_governor") or None,
-        "turbo_off": _read(base / "intel_pstate/no_turbo") or None,
+        "avx2": _flag("avx2"),
+        "avx512": _flag("avx512f"),
+        "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or None,
+        "numa_balancing": _read(Path("/proc/sys/kernel/numa_balancing")) or None,
+        "threads_share_cores": {"1": True, "0": False}.get(_read(_CPUS / "smt/active")),
+        "governor": _read(_CPUS / "cpu0/cpufreq/scaling_governor") or None,
+        "turbo": _turbo(),
+        "quota_cpus": _quota_cpus(),
     }
 
 
+def _turbo() -> bool | None:
+    """Return whether cores may run faster than their nominal frequency."""
+    off, on = _read(_CPUS / "intel_pstate/no_turbo"), _read(_CPUS / "cpufreq/boost")
+    return off == "0" if off else on == "1" if on else None
+
+
+def _quota_cpus() -> float | None:
+    """Return the CPUs' worth of time that a control group grants, None without such a bound."""
+    quota, _, period = _read(Path("/sys/fs/cgroup/cpu.max")).partition(" ")
+    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+
+
+def steal_share(since: tuple[int, int] = (0, 0)) -> float | None:
+    """Return the share of CPU time that the host gave to others, since the start or since some `cpu_ticks`."""
+    stolen, total = cpu_ticks()
+    return (stolen - since[0]) / (total - since[1]) if total > since[1] else None
+
+
+def cpu_ticks() -> tuple[int, int]:
+    """Return (stolen, all) ticks of all CPUs since the start; zeros where they cannot be read."""
+    ticks = [int(word) for word in _read(Path("/proc/stat")).partition("\n")[0].split()[1:9]]
+    return (ticks[7], sum(ticks)) if len(ticks) == 8 else (0, 0)
+
+
 def memory() -> dict[str, int]:
-    """Return total and available memory."""
+    """Return total and available memory, and swap in use."""
     table = {}
     for line in _read(Path("/proc/meminfo")).splitlines():
         name, _, rest = line.partition(":")
         table[name] = int(rest.split()[0]) * 1024 if rest.split()[1:] == ["kB"] else int(rest.split()[0])
-    return {"total_bytes": table.get("MemTotal", 0), "available_bytes": table.get("MemAvailable", 0)}
+    swapped = table.get("SwapTotal", 0) - table.get("SwapFree", 0)
+    total, available = table.get("MemTotal", 0), table.get("MemAvailable", 0)
+    return {"total_bytes": total, "available_bytes": available, "swapped_bytes": swapped}
 
 
 def _huge_pages() -> dict[str, Any]:
@@ -128,10 +168,11 @@ def _huge_pages() -> dict[str, Any]:
     thp = Path("/sys/kernel/mm/transparent_hugepage")
     small = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
     return {
-        "thp_enabled": _chosen(_read(thp / "enabled")),
-        "thp_defrag": _chosen(_read(thp / "defrag")),
-        "hugetlb_2m_total": int(_read(small / "nr_hugepages") or 0),
-        "hugetlb_2m_free": int(_read(small / "free_hugepages") or 0),
+        "thp_enabled": _chosen(_read(thp / "enabled")) or None,
+        "thp_defrag": _chosen(_read(thp / "defrag")) or None,
+        "thp_shmem": _chosen(_read(thp / "shmem_enabled")) or None,
+        "hugetlb_2m_total": _number(small / "nr_hugepages"),
+        "hugetlb_2m_free": _number(small / "free_hugepages"),
     }
 
 
@@ -146,9 +187,12 @@ def _file_system(path: Path) -> dict[str, Any]:
         if inside and (best["mount"] == "?" or len(mount) >= len(best["mount"])):
             best = {"mount": mount, "type": kind, "device": device, "options": options}
     usage = os.statvfs(path)
-    queue = Path("/sys/class/block") / Path(best["device"]).name / "queue"
+    disk = Path("/sys/class/block", Path(best["device"]).resolve().name).resolve()
+    disk = disk.parent if (disk / "partition").exists() else disk
+    queue = disk / "queue"
     return {
         **best,
+        "disk": _read(disk / "device/model") or None,
         "free_bytes": usage.f_bavail * usage.f_frsize,
         "write_cache": _read(queue / "write_cache") or None,
         "scheduler": _chosen(_read(queue / "scheduler")) or None,
@@ -167,7 +211,24 @@ def _system() -> str:
 def _virtualisation() -> str:
     """Return what systemd-detect-virt says, or whether the CPU knows of a hypervisor."""
     found = _command(["systemd-detect-virt"])
-    return found or ("hypervisor" if "hypervisor" in _cpuinfo("flags").split() else "none seen")
+    return found or ("hypervisor" if _flag("hypervisor") else "none seen")
+
+
+def _flag(name: str) -> bool:
+    """Return whether /proc/cpuinfo has a flag."""
+    return name in _cpuinfo("flags").split()
+
+
+def _number(path: Path) -> int | None:
+    """Return a file's whole number, None where it cannot be read."""
+    text = _read(path)
+    return int(text) if text.isdigit() else None
+
+
+def _on_battery() -> bool | None:
+    """Return whether no mains supply is connected, None where the machine knows of none."""
+    online = [_read(path) for path in Path("/sys/class/power_supply").glob("A*/online")]
+    return "1" not in online if online else None
 
 
 def _version(name: str) -> str | None:
