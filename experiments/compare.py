@@ -42,7 +42,7 @@ LABELS: Final = ("situation", "cache", "log_mib", "size")
 OURS: Final = {"store": "ledger"}
 """Levels that are the engine, of factors whose other levels are not and are nobody's regression."""
 _METRICS: Final = ("rows_per_s", "open_ms", "read_ms", "latency_ns_p50")
-_VOLATILE: Final = ("date", "load", "available_bytes", "free", "uptime")
+_VOLATILE: Final = ("date", "load", "steal", "available_bytes", "free", "uptime")
 _HARDWARE: Final = ("cpu.", "memory.total_bytes", "virtualisation", "file_system.type", "file_system.rotational")
 _FEW: Final = 4
 """Degrees of freedom below which the scatter of an operation is taken from its whole experiment."""

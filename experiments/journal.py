@@ -146,7 +146,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _line(rows: Mappings, histograms: Mappings) -> bytes:
     """Return a line of the journal; numbers of numpy become Python's."""
-    content = {"rows": rows, "histograms": histograms}
+    content = {"rows": list(rows), "histograms": list(histograms)}
     return json.dumps(content, ensure_ascii=False, default=lambda number: number.item()).encode() + b"\n"
 
 

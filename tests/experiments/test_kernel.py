@@ -67,7 +67,7 @@ def test_a_cell_that_opens_a_ledger_can_be_run_again(kernel, tmp_path):
     assert "ClosedError" in kernel("before.get(bytes(32))")[1]
     refused = kernel(f"ledger = GeometricLedger.open({path!r})")[1]
     assert "LockedError" in refused and "workbench.open_ledger" in refused
-    assert "<caption>Ledger</caption>" in kernel("ledger.stats()")[0]
+    assert ">Ledger</caption>" in kernel("ledger.stats()")[0]
     kernel("ledger.close()")
 
 

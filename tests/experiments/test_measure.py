@@ -69,8 +69,7 @@ def test_an_open_loop_counts_the_wait_that_a_closed_loop_leaves_out():
     closed = measure.closed_loop(stall, calls)
     opened = measure.open_loop(stall, calls, calls_per_s=1000)
     late = 10_000_000
-    assert 1 == np.sum(closed > late)
-    assert np.sum(opened > late) >= 20
+    assert np.sum(opened > late) >= np.sum(closed > late) + 20
 
 
 def test_usage_counts_what_was_written(tmp_path):
