@@ -156,6 +156,30 @@ def test_a_hundred_thousand_rows_of_one_key_give_one_result_for_any_number_of_th
     assert 1 == len(hashes)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [1, 300, 300_000])
+def test_a_million_rows_give_one_state_on_one_thread_and_on_sixteen(tmp_path, keys):
+    states, rows = set(), 1_000_000
+    accounts, deletes = make_accounts(1, keys), make_keys(range(0, keys, 50))
+    for run, threads in enumerate((1, 2, 16, 16)):
+        choose, balances = np.random.default_rng(keys), np.zeros(keys, np.uint64)
+        options = small_options(
+            "none", threads=threads, hash_key=b"k" * 32, capacity=400_000, batch_rows_max=rows + keys
+        )  # fmt: skip
+        with GeometricLedger.open(tmp_path / str(run), options) as ledger:
+            for batch in range(2):
+                chosen = choose.integers(0, keys, rows)
+                records = accounts[chosen]
+                records["balance"], records["nonce"] = choose.integers(0, 1 << 40, rows), np.arange(rows)
+                balances[chosen] = records["balance"]  # of equal indices the last one counts
+                balances[::50] *= np.uint64(batch % 2)
+                ledger.update_batch(records, None if batch % 2 else deletes)
+                assert int(balances.sum()) == ledger.verify().supply
+            assert ledger.verify().ok
+            states.add((ledger.state_hash(), *(ledger.index_view(shard).slot.tobytes() for shard in range(4))))
+    assert 1 == len(states)
+
+
 def test_equal_batches_make_equal_files_for_any_number_of_threads(tmp_path):
     images = []
     for threads in (1, 2):

@@ -8,14 +8,17 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from ledger import ForkedError, GeometricLedger, LockedError
+from ledger.engine import requests
 from tests import children
 from tests.children import Child
+from tests.faults import FaultyFiles
 from tests.model import MODES, Model, make_accounts, make_key, make_keys, reopen_options, small_options
 
 ROWS = 60
@@ -160,35 +163,63 @@ def test_a_pool_of_forks_gets_the_error_and_ends(book):
 
 
 # ---------------------------------------------------------------- interrupts
+def strike(call, *delays):
+    """Call until an interrupt has struck after each of `delays` (s) in turn; a second one strikes wherever it can."""
+    left, caught = list(delays), None
+
+    def ring(*_):
+        left.pop(0)
+        signal.setitimer(signal.ITIMER_REAL, left[0] if left else 0)
+        raise KeyboardInterrupt  # as Ctrl-C does, at an exact time
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, left[0])
+            while True:
+                call()
+        except KeyboardInterrupt as error:
+            caught = error
+            while left:
+                time.sleep(0.0005)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    return caught
+
+
+def draw_delays(choose, number, longest):
+    """Return a delay (s), or two where `number` is odd, the second of which strikes soon after."""
+    return [choose.uniform(0.00002, longest)] + [choose.uniform(0.000001, 0.0005)] * (number % 2)
+
+
 def interrupt(ledger, times, seed):
-    """Raise KeyboardInterrupt at random moments of update_batch; each batch must be all or nothing."""
+    """Raise KeyboardInterrupt at random moments of update_batch, once or twice; each batch must be all or nothing."""
     choose = random.Random(seed)
     rows = 6000
     state = 1
+
+    def write():
+        nonlocal state
+        ledger.update_batch(uniform(state + 1, rows))
+        state += 1
+
     ledger.update_batch(uniform(state, rows))
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)  # what Ctrl-C runs, at an exact time
-    try:
-        for _ in range(times):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, choose.uniform(0.00002, 0.006))
-                while True:
-                    ledger.update_batch(uniform(state + 1, rows))
-                    state += 1
-            except KeyboardInterrupt:
-                pass
-            records, found = ledger.get_batch(make_keys(range(rows)))
-            nonces = set(records["nonce"].tolist())
-            ledger.verify()  # waits its turn behind any batch that would still be under way
-            assert nonces == {ledger.get(make_key(0)).nonce}, "an interrupt is raised when the outcome is known"
-            assert 1 == len(nonces)
-            assert found.all()
-            assert nonces <= {state, state + 1}
-            state = nonces.pop() + 1
-            ledger.update_batch(uniform(state, rows))
-            assert (state, state) == (ledger.get(make_key(0)).nonce, ledger.get(make_key(rows - 1)).nonce)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    for number in range(times):
+        strike(write, *draw_delays(choose, number, 0.006))
+        if number % 2:
+            ledger.verify()  # waits its turn behind the batch, as the second interrupt did not
+        records, found = ledger.get_batch(make_keys(range(rows)))
+        nonces = set(records["nonce"].tolist())
+        ledger.verify()  # waits its turn behind any batch that would still be under way
+        assert nonces == {ledger.get(make_key(0)).nonce}, "one interrupt is raised when the outcome is known"
+        assert 1 == len(nonces)
+        assert found.all()
+        assert nonces <= {state, state + 1}
+        state = nonces.pop() + 1
+        ledger.update_batch(uniform(state, rows))
+        assert (state, state) == (ledger.get(make_key(0)).nonce, ledger.get(make_key(rows - 1)).nonce)
     assert [] == ledger.verify().faults
 
 
@@ -207,7 +238,7 @@ def uniform(nonce, rows):
 )
 def test_an_interrupt_leaves_a_batch_whole_or_absent(tmp_path, kind):
     with GeometricLedger.open(tmp_path, small_options(*kind, capacity=8000, log_bytes_max=8 << 20)) as ledger:
-        interrupt(ledger, 30, 1)
+        interrupt(ledger, 32, 1)
         digest = ledger.state_hash()
     with GeometricLedger.open(tmp_path, reopen_options(*kind)) as ledger:
         assert digest == ledger.state_hash()
@@ -220,52 +251,50 @@ def test_many_interrupts_leave_batches_whole_or_absent(tmp_path, kind):
         interrupt(ledger, 400, 2)
 
 
-def ring_when_closing(ledger, delay):
-    """Set the alarm once closing has begun: an earlier one leaves the ledger open."""
-    close = ledger._close
+@pytest.mark.parametrize(("delays", "wait_s"), [((0.01,), 0.02), ((0.01, 0.1), 60.0)], ids=["once", "twice"])
+def test_an_interrupt_that_cannot_wait_says_that_the_outcome_is_not_known(tmp_path, monkeypatch, delays, wait_s):
+    go_on = threading.Event()
 
-    def armed():
-        signal.setitimer(signal.ITIMER_REAL, delay)
-        close()
+    class Held(FaultyFiles):
+        def finish_write(self, handle):
+            assert go_on.wait(60)
+            super().finish_write(handle)
 
-    ledger._close = armed
+    monkeypatch.setattr(requests, "INTERRUPT_WAIT_S", wait_s)
+    with GeometricLedger.open(tmp_path, small_options(), files=Held()) as ledger:
+        caught = strike(lambda: ledger.update_batch(make_accounts(1, 20)), *delays)
+        assert "not known yet" in str(caught)
+        assert 0 == len(ledger)
+        go_on.set()
+        assert (1, 20) == (ledger.flush(), len(ledger))
+        assert 2 == ledger.update_batch(make_accounts(2, 30))
 
 
 @pytest.mark.parametrize("action", ["snapshot", "close"])
 @modes
 def test_an_interrupted_snapshot_or_close_loses_nothing_and_frees_the_lock(tmp_path, kind, action):
     choose = random.Random(3)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     model = Model()
-    try:
-        for step in range(8):
-            options = (small_options if step == 0 else reopen_options)(*kind, log_bytes_max=1 << 20)
-            ledger = GeometricLedger.open(tmp_path, options)
+    for step in range(8):
+        options = (small_options if step == 0 else reopen_options)(*kind, log_bytes_max=1 << 20)
+        ledger = GeometricLedger.open(tmp_path, options)
+        assert model.state_hash() == ledger.state_hash()
+        model.update_batch(make_accounts(step, 200))
+        ledger.update_batch(make_accounts(step, 200))
+        delays = draw_delays(choose, step, 0.004)
+        if action == "close":
+            close, begun = ledger._close, []
+            ledger._close = lambda close=close, begun=begun: begun.append(True) or close()
+            strike(ledger.close, *delays)
+            assert "closed" in repr(ledger) or not begun, "an interrupt before closing has begun leaves it open"
+            ledger.close()
+            assert (ledger.path / ".clean_shutdown").exists()
+        else:
+            strike(ledger.snapshot, *delays)
             assert model.state_hash() == ledger.state_hash()
-            model.update_batch(make_accounts(step, 200))
-            ledger.update_batch(make_accounts(step, 200))
-            try:
-                delay = choose.uniform(0.0001, 0.004)
-                if action == "close":
-                    ring_when_closing(ledger, delay)
-                    ledger.close()
-                else:
-                    signal.setitimer(signal.ITIMER_REAL, delay)
-                    ledger.snapshot()
-                time.sleep(1)
-            except KeyboardInterrupt:
-                pass
-            if action == "close":
-                assert "closed" in repr(ledger)
-                assert (ledger.path / ".clean_shutdown").exists()
-            else:
-                assert model.state_hash() == ledger.state_hash()
-                model.update_batch(make_accounts(step + 1, 100))
-                ledger.update_batch(make_accounts(step + 1, 100))
-                ledger.close()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+            model.update_batch(make_accounts(step + 1, 100))
+            ledger.update_batch(make_accounts(step + 1, 100))
+            ledger.close()
 
 
 # ---------------------------------------------------------------- kills

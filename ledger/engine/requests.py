@@ -96,7 +96,11 @@ class Request:
 
     def wait_interrupted(self) -> None:
         """Wait for the outcome once more after an interrupt, unless the request never got as far as the queue."""
-        if self.queued and not self.known and not self.done.acquire(timeout=INTERRUPT_WAIT_S):
+        try:
+            known = not self.queued or self.known or self.done.acquire(timeout=INTERRUPT_WAIT_S)
+        except KeyboardInterrupt:  # a second one: the caller will not wait
+            known = self.known
+        if not known:
             raise KeyboardInterrupt("the batch goes on; whether it was committed is not known yet")
 
 
