@@ -23,12 +23,7 @@ from ledger.engine.pool import run_apart
 from ledger.errors import ClosedError, FailStopError, ForkedError, OptionsError, ReadOnlyError
 from ledger.inputs import Account, check_rows, key_words, record_words
 from ledger.inspection import CHUNK_SLOTS, Inspection
-from ledger.layout import (
-    ACCOUNT,
-    STATE_COMMITTED,
-    STATE_LIVE,
-    STATUS_ABSENT,
-)
+from ledger.layout import ACCOUNT, STATE_COMMITTED, STATE_LIVE, STATUS_ABSENT
 from ledger.opening import Opener
 from ledger.options import Options
 from ledger.stats import IndexView, LedgerStats, LogFrame, RecoveryReport, VerifyReport

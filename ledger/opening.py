@@ -14,12 +14,7 @@ from ledger.engine.apply import Applier
 from ledger.engine.checkpoint import name_totals, take_checkpoint
 from ledger.engine.passes import Passes, Progress
 from ledger.engine.pool import Pool
-from ledger.engine.recovery import (
-    log_scan,
-    recover,
-    start_state,
-    was_closed_cleanly,
-)
+from ledger.engine.recovery import log_scan, recover, start_state, was_closed_cleanly
 from ledger.errors import CorruptControlError, LedgerNotFoundError, OptionsError
 from ledger.layout import BLOCK_BYTES, CONTROL_SHARD, STATE_COMMITTED
 from ledger.options import CAPACITY_DEFAULT, INDEX_LOAD_DEFAULT, SHARDS_DEFAULT, Options

@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ledger import (
-    ACCOUNT,
-    BatchTooLargeError,
-    CapacityError,
-    GeometricLedger,
-)
+from ledger import ACCOUNT, BatchTooLargeError, CapacityError, GeometricLedger
 from tests.model import (
     Model,
     assert_equal,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from ledger import FailStopError, GeometricLedger
+from tests.children import run_python
 from tests.faults import FaultyFiles
 from tests.model import Model, make_accounts, make_key, make_keys, reopen_options, small_options
 
@@ -202,8 +201,7 @@ for storage in ("private", "memory", "shared"):
     except OSError as error:
         print(errno.errorcode[error.errno])
 """
-    out = subprocess.run([sys.executable, "-c", code, str(disk)], capture_output=True, text=True)
-    assert (0, ["ENOSPC"] * 3) == (out.returncode, out.stdout.split()), out.stderr
+    assert ["ENOSPC"] * 3 == run_python(code, disk).split()
     kept = sum(path.stat().st_blocks for path in disk.rglob("*") if path.is_file())
     assert kept <= 64
     with GeometricLedger.open(disk / "book", small_options()) as ledger:

@@ -5,20 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ledger import (
-    ACCOUNT,
-    Account,
-    InvalidInputError,
-)
-from tests.model import (
-    accounts_of,
-    assert_equal,
-    filled,
-    make_accounts,
-    make_key,
-    reopen_options,
-    small_options,
-)
+from ledger import ACCOUNT, Account, InvalidInputError
+from tests.model import accounts_of, assert_equal, filled, make_accounts, make_key, reopen_options, small_options
 
 ODD_KEYS = [b"\x01" * 31 + b"\x00", bytes(32), b"\x00" + b"x" * 31, b"\x00" * 31 + b"\x01", b"\xff" * 32]
 

@@ -9,15 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ledger import (
-    ClosedError,
-    GeometricLedger,
-    LedgerNotFoundError,
-    LockedError,
-    Options,
-    OptionsError,
-    ReadOnlyError,
-)
+from ledger import ClosedError, GeometricLedger, LedgerNotFoundError, LockedError, Options, OptionsError, ReadOnlyError
 from ledger.layout import RECORD
 from tests.model import (
     Model,

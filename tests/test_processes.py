@@ -49,8 +49,7 @@ for path in sys.argv[1:]:
         except LockedError as error:
             print(error.pid)
 """
-    out = subprocess.run([sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True, check=True)
-    assert [str(os.getpid())] * 10 == out.stdout.split()
+    assert [str(os.getpid())] * 10 == children.run_python(code, *paths).split()
     ledger.update_batch(make_accounts(1, 3))
     ledger.close()
     GeometricLedger.open(home, reopen_options()).close()

@@ -21,14 +21,7 @@ from ledger.errors import InvalidInputError
 from ledger.inputs import Account, check_key, key_words
 from ledger.kernels.batch_read import committed_lsn
 from ledger.kernels.single import get_one
-from ledger.layout import (
-    ACCOUNT,
-    KEY_BYTES,
-    STATUS_ABSENT,
-    STATUS_CLOSED,
-    STATUS_RETRY,
-    STATUS_UNCHECKED,
-)
+from ledger.layout import ACCOUNT, KEY_BYTES, STATUS_ABSENT, STATUS_CLOSED, STATUS_RETRY, STATUS_UNCHECKED
 
 TRIES = 2
 

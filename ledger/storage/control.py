@@ -22,12 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from ledger.errors import (
-    CorruptControlError,
-    CorruptionError,
-    FailStopError,
-    LedgerNotFoundError,
-)
+from ledger.errors import CorruptControlError, CorruptionError, FailStopError, LedgerNotFoundError
 from ledger.layout import (
     BLOCK_BYTES,
     CONTROL,

@@ -18,14 +18,7 @@ import numpy as np
 
 from ledger.errors import CorruptionError, UnsupportedVersionError, WrongLedgerError
 from ledger.kernels.intrinsics import crc32c_words
-from ledger.layout import (
-    BLOCK_BYTES,
-    FILE_HEADER,
-    FORMAT_VERSION,
-    MAGIC_INDEX,
-    MAGIC_SHARD,
-    RECORD_BYTES,
-)
+from ledger.layout import BLOCK_BYTES, FILE_HEADER, FORMAT_VERSION, MAGIC_INDEX, MAGIC_SHARD, RECORD_BYTES
 
 CRC_BYTES: Final = 4
 FILE_MAGICS: Final = (MAGIC_SHARD, MAGIC_INDEX)  # by number of the file of a shard: records, index

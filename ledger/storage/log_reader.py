@@ -24,15 +24,7 @@ from typing import Final
 import numpy as np
 
 from ledger.errors import CorruptLogError
-from ledger.layout import (
-    ACCOUNT,
-    BLOCK_BYTES,
-    FORMAT_VERSION,
-    FRAME_HEADER_BYTES,
-    KEY_BYTES,
-    MAGIC_FRAME,
-    round_up,
-)
+from ledger.layout import ACCOUNT, BLOCK_BYTES, FORMAT_VERSION, FRAME_HEADER_BYTES, KEY_BYTES, MAGIC_FRAME, round_up
 from ledger.storage.files import Files, segment_name
 from ledger.storage.frames import (
     DIGEST_BYTES,

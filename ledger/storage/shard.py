@@ -127,12 +127,8 @@ class Shards:
 
     Parameters
     ----------
-    files : Files
-        Through which all disk changes go.
-    path : Path
-        Folder of the ledger.
-    control : Control
-        Geometry and generations.
+    files, path, control
+        As for `Image`.
     options : Options
         Storage way and huge pages.
     writable : bool

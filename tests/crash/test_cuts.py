@@ -11,20 +11,24 @@ from tests.crash.disk import Disk, Op
 KINDS = [("sync", "private"), ("async", "private"), ("none", "private"), ("sync", "memory")]
 
 
+def cut(folder, kind, **work):
+    """Cut the power at every fifth operation of a workload."""
+    trace = cuts.record(folder / "book", kind, batches=40, **work)
+    findings = cuts.Findings()
+    cuts.cut(trace, folder / "image", findings, images=2, step=5)
+    return findings
+
+
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_a_power_cut_leaves_what_the_mode_promises(tmp_path, kind):
-    trace = cuts.record(tmp_path / "book", kind, batches=40)
-    findings = cuts.Findings()
-    cuts.cut(trace, tmp_path / "image", findings, images=2, step=5)
+    findings = cut(tmp_path, kind)
     assert [] == findings.violations
     assert findings.images > 60
 
 
 @pytest.mark.parametrize("kind", KINDS[:2], ids="-".join)
 def test_a_power_cut_after_a_kill_and_a_recovery_loses_nothing_that_was_promised(tmp_path, kind):
-    trace = cuts.record(tmp_path / "book", kind, batches=40, work=cuts.killed_work)
-    findings = cuts.Findings()
-    cuts.cut(trace, tmp_path / "image", findings, images=2, step=5)
+    findings = cut(tmp_path, kind, work=cuts.killed_work)
     assert [] == findings.violations
     assert findings.images > 30
 

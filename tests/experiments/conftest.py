@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments import runs, spec
+from experiments import notebooks, progress, runs, spec, sweep
 
 SPEC = """
 question = "Does the <script>alert(1)</script> & é harness work?"
@@ -63,6 +63,20 @@ def results(tmp_path, monkeypatch):
     folder = tmp_path / "a b é{x} #1"
     monkeypatch.setenv(runs.RESULTS_VARIABLE, str(folder))
     return folder
+
+
+@pytest.fixture
+def smoke(results, tmp_path):
+    """Return a function that runs an experiment at profile "smoke" and a notebook over it: its rows and the text."""
+
+    def run(name, notebook=None):
+        done = sweep.run([sweep.plan(spec.load(name), "smoke")], progress.for_stream())
+        if notebook is None:
+            return runs.load(done.id, name), ""
+        notebooks.execute(spec.NOTEBOOKS / notebook, tmp_path / "out.ipynb", {"run_id": done.id})
+        return runs.load(done.id, name), (tmp_path / "out.ipynb").read_text(encoding="utf-8")
+
+    return run
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from experiments import runs, spec, sweep
+from experiments import spec
 from experiments.analysis import durability as analysis
 from experiments.trial import Trial
 from experiments.trials import durability
@@ -49,12 +49,8 @@ def test_calls_that_met_a_checkpoint_are_told_from_the_others(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_gives_every_figure_but_those_that_need_a_thousand_calls(tmp_path, monkeypatch):
-    from experiments import progress
-
-    monkeypatch.setenv(runs.RESULTS_VARIABLE, str(tmp_path))
-    done = sweep.run([sweep.plan(spec.load("durability"), "smoke")], progress.for_stream())
-    rows = runs.load(done.id, "durability")
+def test_a_run_gives_every_figure_but_those_that_need_a_thousand_calls(smoke):
+    rows, _ = smoke("durability")
     found = analysis.figures(rows)
     missing = {"sync_single_p99_us", "group_single_p99_us", "checkpoint_p99_ratio", "checkpoint_p99_us"}
     assert set(spec.load("durability").figures) - missing == {n for n in found if not n.endswith(("_lo", "_hi"))}

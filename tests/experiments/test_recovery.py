@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from experiments import notebooks, runs, spec, sweep
+from experiments import spec
 from experiments.analysis import recovery as analysis
 from experiments.errors import NotApplicableError
 from experiments.trial import Trial
@@ -85,12 +85,8 @@ def test_the_fit_finds_the_curve_that_the_times_were_made_of():
 
 
 @pytest.mark.slow
-def test_a_run_gives_every_figure_and_its_notebook_runs(tmp_path, monkeypatch):
-    from experiments import progress
-
-    monkeypatch.setenv(runs.RESULTS_VARIABLE, str(tmp_path))
-    done = sweep.run([sweep.plan(spec.load("recovery"), "smoke")], progress.for_stream())
-    rows = runs.load(done.id, "recovery")
+def test_a_run_gives_every_figure_and_its_notebook_runs(smoke):
+    rows, text = smoke("recovery", "32-recovery.ipynb")
     assert ["ok"] == list(rows["status"].unique())
     found = analysis.figures(rows)
     assert set(spec.load("recovery").figures) == {name for name in found if not name.endswith(("_lo", "_hi"))}
@@ -102,6 +98,4 @@ def test_a_run_gives_every_figure_and_its_notebook_runs(tmp_path, monkeypatch):
         for name in ("fits", "table", "load_table"):
             shown = getattr(analysis, name)(alone, *(["warm"] if name == "fits" else []))
             assert shown.empty is (name not in names)
-    target = tmp_path / "out.ipynb"
-    notebooks.execute(spec.NOTEBOOKS / "32-recovery.ipynb", target, {"run_id": done.id})
-    assert "all hashes equal" in target.read_text(encoding="utf-8")
+    assert "all hashes equal" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from experiments import baselines, notebooks, runs, spec, sweep
+from experiments import baselines, spec, sweep
 from experiments.analysis import rivals as analysis
 from experiments.trial import Trial
 from experiments.trials import rivals
@@ -76,18 +76,11 @@ def test_a_ratio_is_made_within_a_repeat_and_in_the_strongest_class_of_both():
 
 
 @pytest.mark.slow
-def test_a_run_gives_every_figure_and_its_notebook_runs(tmp_path, monkeypatch):
-    from experiments import progress
-
-    monkeypatch.setenv(runs.RESULTS_VARIABLE, str(tmp_path))
-    done = sweep.run([sweep.plan(spec.load("rivals"), "smoke")], progress.for_stream())
-    rows = runs.load(done.id, "rivals")
+def test_a_run_gives_every_figure_and_its_notebook_runs(smoke):
+    rows, text = smoke("rivals", "80-rivals.ipynb")
     assert {"ok", "not applicable"} == set(rows["status"].unique())
     assert 1 == rows["state_hash"].nunique()
     found = analysis.figures(rows)
     told = set(spec.load("rivals").figures) - {"ledger_put_us"}  # a median needs more calls than a smoke run makes
     assert told <= {name for name in found if not name.endswith(("_lo", "_hi"))}
-    target = tmp_path / "out.ipynb"
-    notebooks.execute(spec.NOTEBOOKS / "80-rivals.ipynb", target, {"run_id": done.id})
-    text = target.read_text(encoding="utf-8")
     assert "all hashes equal" in text and "it promises nothing before it is closed" in text

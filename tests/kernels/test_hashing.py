@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import blake3
@@ -13,6 +10,7 @@ import pytest
 
 from ledger.kernels import hashing
 from ledger.kernels.jit import kernel
+from tests.children import run_python
 
 ROOT = Path(hashing.__file__).resolve().parents[2]
 
@@ -118,18 +116,6 @@ def test_a_part_that_is_not_a_literal_is_refused() -> None:
 
     with pytest.raises(numba.TypingError, match="expected a literal from 0 to 3"):
         wrong(np.zeros(hashing.STATE_WORDS, np.uint32), 0)
-
-
-def run_python(script: str, **changes: str) -> str:
-    """Run a script in a new process with changed environment."""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | changes,
-        capture_output=True,
-        text=True,
-    )
-    assert 0 == done.returncode, done.stderr
-    return done.stdout
 
 
 SUM = """

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,21 +13,10 @@ import pytest
 
 from ledger.kernels import intrinsics as it
 from ledger.kernels.jit import kernel
+from tests.children import run_python
 
 ROOT = Path(it.__file__).resolve().parents[2]
 ZERO = np.uint64(0)
-
-
-def run_python(script: str, **changes: str) -> str:
-    """Run a script in a new process with changed environment."""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | changes,
-        capture_output=True,
-        text=True,
-    )
-    assert 0 == done.returncode, done.stderr
-    return done.stdout
 
 
 # ---------------------------------------------------------------- words

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ledger.kernels import jit
+from tests.children import run_python
 
 ROOT = Path(jit.__file__).resolve().parents[2]
 
@@ -118,14 +119,8 @@ print(seen, oct(directory.stat().st_mode & 0o777), str(directory.parent) == sys.
 
 
 def test_the_second_process_loads_what_is_whole_and_compiles_what_is_damaged(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", DAMAGE.format(root=str(ROOT)), str(tmp_path)],
-        env=os.environ | {"GEOLEDGER_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "[0, 1, 0, 1, 0, 1] 0o700 True\n" == done.stdout, done.stderr
+    out = run_python(DAMAGE.format(root=str(ROOT)), tmp_path, GEOLEDGER_CACHE_DIR=str(tmp_path))
+    assert "[0, 1, 0, 1, 0, 1] 0o700 True\n" == out
 
 
 def test_with_a_read_only_home_the_temporary_directory_is_private(tmp_path: Path) -> None:
@@ -249,16 +244,10 @@ print(sorted(path.suffix for path in jit.cache_directory().iterdir()))
 
 
 def test_eight_processes_compile_at_once_and_three_are_killed_while_writing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CROWD.format(root=str(ROOT))],
-        env=os.environ | {"GEOLEDGER_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    codes, later_hits, suffixes = (eval(line) for line in done.stdout.splitlines())
-    assert [-9, -9, -9] == codes[1:4], done.stderr
-    assert all(code in (0, 1, 2) for code in codes[:1] + codes[4:]), done.stderr
+    out = run_python(CROWD.format(root=str(ROOT)), GEOLEDGER_CACHE_DIR=str(tmp_path))
+    codes, later_hits, suffixes = (eval(line) for line in out.splitlines())
+    assert [-9, -9, -9] == codes[1:4]
+    assert all(code in (0, 1, 2) for code in codes[:1] + codes[4:])
     assert 2 == later_hits
     assert 2 == len([suffix for suffix in suffixes if suffix != ".tmp"])
     assert ".tmp" in suffixes

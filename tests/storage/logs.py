@@ -83,3 +83,17 @@ def read(folder, mark=START, **arguments):
 
 def resume(reader, epoch=2, *, mode="sync", segment_bytes=64 * KIB, bytes_max=1024 * KIB):
     return Log.resume(reader, epoch=epoch, mode=mode, segment_bytes=segment_bytes, bytes_max=bytes_max)
+
+
+def write(folder, frames, **arguments):
+    """Make a log of some frames and close it."""
+    log = create(folder, **arguments)
+    append(log, frames)
+    log.close()
+
+
+def go_on(reader, epoch=2, *, frames, **arguments):
+    """Go on with a log that was read, add some frames, and close it."""
+    log = resume(reader, epoch, **arguments)
+    append(log, frames)
+    log.close()

@@ -8,11 +8,7 @@ import threading
 
 import pytest
 
-from ledger.errors import (
-    BatchTooLargeError,
-    CorruptLogError,
-    FailStopError,
-)
+from ledger.errors import BatchTooLargeError, CorruptLogError, FailStopError
 from ledger.layout import BLOCK_BYTES
 from ledger.storage.files import Files, segment_name
 from ledger.storage.frames import frame_bytes
@@ -20,7 +16,7 @@ from ledger.storage.log import Mark
 from tests.crash.disk import Disk, lay
 from tests.crash.recorder import Recorder
 from tests.faults import FaultyFiles, tree
-from tests.storage.logs import KIB, START, append, create, read, resume, scan, submit
+from tests.storage.logs import KIB, START, append, create, go_on, read, resume, scan, submit, write
 
 
 @pytest.fixture
@@ -68,9 +64,7 @@ def test_without_native_aio_a_thread_writes(folder, monkeypatch):
     from ledger.storage import directio
 
     monkeypatch.setattr(directio._state, "refused", True)
-    log = create(folder)
-    append(log, 20)
-    log.close()
+    write(folder, 20)
     assert 20 == read(folder).lsn
 
 
@@ -107,16 +101,12 @@ def test_a_direct_write_that_is_refused_is_found_out_at_opening(folder):
                 raise OSError(errno.EINVAL, "alignment")
             super().pwrite(fd, data, offset)
 
-    log = create(folder, files=NoDirect())
-    append(log, 40)
-    log.close()
+    write(folder, 40, files=NoDirect())
     assert 40 == read(folder).lsn
 
 
 def test_a_read_writes_nothing(folder):
-    log = create(folder)
-    append(log, 20)
-    log.close()
+    write(folder, 20)
     files = FaultyFiles()
     before = tree(folder)
     read(folder, files=files)
@@ -127,9 +117,7 @@ def test_a_read_writes_nothing(folder):
 def test_a_log_goes_on_after_each_opening(folder):
     create(folder).close()
     for epoch in range(2, 12):
-        log = resume(read(folder), epoch)
-        append(log, 7)
-        log.close()
+        go_on(read(folder), epoch, frames=7)
     reader = read(folder)
     assert (70, 11) == (reader.lsn, reader.epoch)
 
@@ -229,9 +217,7 @@ def test_until_recycle_both_control_blocks_find_their_frames(folder):
 
 
 def test_the_first_segment_must_be_there(folder):
-    log = create(folder)
-    append(log, 30)
-    log.close()
+    write(folder, 30)
     (folder / segment_name(1)).unlink()
     with pytest.raises(CorruptLogError, match="missing"):
         read(folder)
@@ -240,9 +226,7 @@ def test_the_first_segment_must_be_there(folder):
 
 
 def test_a_missing_segment_in_the_middle_is_corruption(folder):
-    log = create(folder)
-    append(log, 50)
-    log.close()
+    write(folder, 50)
     (folder / segment_name(2)).unlink()
     with pytest.raises(CorruptLogError) as caught:
         read(folder)
@@ -302,9 +286,7 @@ def test_a_full_disk_met_in_the_background_is_raised_when_the_segment_is_needed(
     assert errno.ENOSPC == caught.value.__cause__.errno
     log.close()
     assert not list(folder.glob("*.tmp")) or call == "replace"
-    log = resume(read(folder))
-    append(log, 30)
-    log.close()
+    go_on(read(folder), frames=30)
     assert 45 == read(folder).lsn
 
 

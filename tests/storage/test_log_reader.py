@@ -5,19 +5,14 @@ import shutil
 
 import pytest
 
-from ledger.errors import (
-    CorruptLogError,
-    FailStopError,
-    UnsupportedVersionError,
-    WrongLedgerError,
-)
+from ledger.errors import CorruptLogError, FailStopError, UnsupportedVersionError, WrongLedgerError
 from ledger.layout import BLOCK_BYTES, FORMAT_VERSION, FRAME_HEADER, FRAME_HEADER_BYTES, SEGMENT_HEADER
 from ledger.storage import log_reader
 from ledger.storage.files import Files, segment_name
 from ledger.storage.frames import frame_bytes
 from ledger.storage.log import Log
 from tests.faults import FaultyFiles, flip_bit, make_newer, patch, reseal, tree
-from tests.storage.logs import FIELD, KIB, append, create, read, resume, scan, submit
+from tests.storage.logs import FIELD, KIB, append, create, go_on, read, resume, scan, submit, write
 
 
 @pytest.fixture
@@ -89,9 +84,7 @@ def test_a_zero_byte_segment_behind_a_torn_frame_opens(tail, folder):
     os.truncate(folder / segment_name(1), BLOCK_BYTES + 19 * frame_bytes(70, 1) + 100)
     (folder / segment_name(2)).write_bytes(b"")
     (folder / "0000000003.seg.tmp").write_bytes(b"x")
-    log = resume(read(folder))
-    append(log, 5)
-    log.close()
+    go_on(read(folder), frames=5)
     assert 24 == read(folder).lsn
 
 
@@ -101,9 +94,7 @@ def test_a_short_first_segment_without_frames_opens(folder, size, mode):
     create(folder).close()
     os.truncate(folder / segment_name(1), size)
     for epoch in (2, 3):
-        log = resume(read(folder), epoch, mode=mode)
-        append(log, 20)
-        log.close()
+        go_on(read(folder), epoch, mode=mode, frames=20)
     assert 40 == read(folder).lsn
 
 
@@ -134,9 +125,7 @@ def test_an_older_epoch_never_follows(folder):
 
 
 def test_the_tail_that_nobody_vouched_for_is_written_again_and_synced(folder):
-    log = create(folder, mode="async")
-    append(log, 40)
-    log.close()
+    write(folder, 40, mode="async")
     files = FaultyFiles()
     reader = read(folder, files=files)
     assert 40 == len(reader.unsure)
@@ -159,9 +148,7 @@ def test_the_tail_that_nobody_vouched_for_is_written_again_and_synced(folder):
 def hundred(tmp_path_factory):
     """A log of 100 acknowledged frames of one block, 15 in a segment."""
     folder = tmp_path_factory.mktemp("hundred") / "log"
-    log = create(folder)
-    append(log, 100)
-    log.close()
+    write(folder, 100)
     return folder
 
 
