@@ -17,9 +17,8 @@ def run_apart(function: Callable[[], Any]) -> Any:
     """Call `function` in a thread of its own, where no interrupt strikes, and return its result.
 
     An interrupt of the waiting caller is raised when the call has ended; one that strikes before this has begun leaves
-    everything as it was. The locks of `threading` that are written
-    in Python (Condition, Event, Thread.start and join) can stay locked when an interrupt strikes within them, so
-    what must not be left half done is called in this way.
+    everything as it was. The locks of `threading` that are written in Python (Condition, Event, Thread.start and join)
+    can stay locked when an interrupt strikes within them, so what must not be left half done is called in this way.
     """
     outcome: list[tuple[Any, BaseException | None]] = []
     begun, done = _thread.allocate_lock(), _thread.allocate_lock()
