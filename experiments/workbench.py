@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from experiments import progress, runs, spec, sweep
+from experiments import progress, runs, spec, sweep, values
 from experiments.errors import ParameterError, nearest
 from experiments.stored import all_runs, one_run
 from experiments.sweep import Plan
@@ -66,6 +66,8 @@ def plan(name: str, **parameters: Any) -> Plan:
 def run(plan: Plan, *, run_id: str = "", rerun: bool = False) -> pd.DataFrame:
     """Return the rows of a plan: from the run named, from a stored run that is the same, or measured now."""
     name = plan.spec.name
+    values.match_kind("run_id", run_id, "")
+    values.match_kind("rerun", rerun, False)
     if run_id and rerun:
         raise ParameterError("run_id names stored rows and rerun asks for new ones", hint="give one", name="rerun")
     if run_id:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import time
 
+import nbformat
 import pytest
 
-from experiments import notebooks, runs, spec
+from experiments import notebooks, runs, spec, workbench
 from experiments.errors import NotebookError, ParameterError
 
 PATHS = sorted(spec.NOTEBOOKS.glob("*.ipynb"))
@@ -105,6 +107,53 @@ def test_a_parameter_that_is_not_there_is_refused_before_the_kernel_starts(tmp_p
     assert not (tmp_path / "o.ipynb").exists()
 
 
+def test_every_value_arrives_in_the_notebook_as_it_was_given(tmp_path):
+    given = {
+        "truth": True, "word": "True", "nothing": None, "largest": 2**64 - 1, "beyond": 2**200, "digits": "007",
+        "zero": -0.0, "small": 5e-324, "text": "é \\ \" ' {x} \n", "lists": [1, [2.5, None]], "table": {"a b": False},
+    }  # fmt: skip
+    notebook = nbformat.v4.new_notebook(metadata=read(by_name("capacity"))["metadata"])
+    defaults = "\n".join(f"{name}: object = 0" for name in given)
+    notebook.cells = [
+        nbformat.v4.new_code_cell(defaults, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(f"print(ascii([{', '.join(given)}]))"),
+    ]
+    path, target = tmp_path / "values.ipynb", tmp_path / "o.ipynb"
+    nbformat.write(notebook, path)
+    assert f"{list(given.values())!a}\n" in texts(run(path, target, **given))[0]
+    for value in (float("nan"), float("inf"), float("-inf"), (1,), {1: 2}, b"x"):
+        with pytest.raises(ParameterError, match="lists"):
+            run(path, tmp_path / "none.ipynb", lists=value)
+    assert not (tmp_path / "none.ipynb").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rows_per_trial": float("inf")}, "rows_per_trial is inf"),
+        ({"rows_per_trial": "007"}, "rows_per_trial is '007', a str"),
+        ({"rows_per_trial": None}, "rows_per_trial is None"),
+        ({"keys": 7}, "keys is 7, a int"),
+        ({"load_factors": [0.5, True]}, "load_factors is True"),
+        ({"load_factors": 2**64 - 1}, "load_factors is 18446744073709551615"),
+        ({"load_factor": [0.5], "row_per_trial": 1}, "did you mean rows_per_trial"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_in_a_cell_is_refused_by_its_name(given, words):
+    with pytest.raises(ParameterError, match=words):
+        workbench.plan("capacity", **given)
+
+
+def test_what_to_read_and_whether_to_measure_again_are_of_their_kinds():
+    plan = workbench.plan("capacity", rows_per_trial=2**64 - 1)
+    assert 2**64 - 1 == plan.workload["rows_per_trial"]
+    with pytest.raises(ParameterError, match="rerun is 'no'"):
+        workbench.run(plan, rerun="no")
+    with pytest.raises(ParameterError, match="run_id is None"):
+        workbench.run(plan, run_id=None)
+
+
 def test_a_mistyped_parameter_given_to_papermill_itself_stops_the_notebook(results, tmp_path):
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -118,11 +167,13 @@ def test_a_mistyped_parameter_given_to_papermill_itself_stops_the_notebook(resul
 
 def test_a_kernel_that_dies_is_an_error_in_seconds(tmp_path):
     content = read(by_name("capacity"))
-    content["cells"][2]["source"] = "import os\nos._exit(3)"
+    content["cells"][2]["source"] = "import os\nos.kill(os.getpid(), 9)"
     path = tmp_path / "dies.ipynb"
     path.write_text(json.dumps(content))
+    started = time.monotonic()
     with pytest.raises(NotebookError, match=r"dies\.ipynb stopped"):
         run(path, tmp_path / "o.ipynb")
+    assert time.monotonic() - started < 60
 
 
 def test_the_tour_runs(tmp_path, results):

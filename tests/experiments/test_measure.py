@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from experiments import measure
 from experiments.measure import Histogram
+from experiments.trials import common
 
 
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=50))
@@ -78,3 +79,18 @@ def test_usage_counts_what_was_written(tmp_path):
     used = measure.Usage.now().since(before)
     assert used["wall_s"] > 0 and used["bytes_written"] >= 0
     assert measure.rss_bytes() > 1 << 20
+
+
+def test_throughput_begins_after_the_warm_up_and_no_call_is_left_out_elsewhere(monkeypatch):
+    latencies = np.array([4_000_000] * 10 + [1_000_000, 1_010_000] * 25)
+    latencies[40] = 9_000_000
+    used = measure.Usage.now().since(measure.Usage.now())
+    monkeypatch.setattr(measure, "run_calls", lambda call, batches, calls_per_s: (latencies, used))
+    found = common.phase("work", None, range(60), 600)
+    assert (10, 1) == (found.numbers["warmup_batches"], found.numbers["outliers"])
+    assert found.numbers["rows_per_s"] == pytest.approx(500 / latencies[10:].sum() * 1e9)
+    assert found.numbers["seconds"] == pytest.approx(latencies.sum() / 1e9)
+    assert (60, 9_000_000) == (found.histograms["latency"].n, found.numbers["latency_ns_max"])
+    whole = common.phase("fill", None, range(60), 600, steady=False)
+    assert 0 == whole.numbers["warmup_batches"]
+    assert whole.numbers["rows_per_s"] == pytest.approx(600 / latencies.sum() * 1e9)

@@ -120,7 +120,13 @@ def test_an_interrupted_run_is_valid_and_has_a_page(call, results, number):
         (["tiny", "--set", "size=big"], "size is 'big'"),
         (["tiny", "--set", "share=nan"], "share is nan"),
         (["tiny", "--set", "size"], "FACTOR=LEVEL"),
+        (["tiny", "--set", "share=1e400"], "share is inf"),
+        (["tiny", "--set", "rows=007"], "rows is '007'"),
+        (["tiny", "--set", "repeat=2"], "no experiment here has repeat"),
         (["tiny", "--repeats", "0"], "repeats is 0"),
+        (["tiny", "--profile", "quik"], "did you mean quick"),
+        (["--resume", "tiny-quick"], "there is no run 'tiny-quick'"),
+        ([], "no experiment was named"),
     ],
     ids=str,
 )
