@@ -85,8 +85,9 @@ class Journal:
             raise OSError(f"{self.path / JOURNAL} took a part of a line only")
 
     def pack(self) -> None:
-        """Put all together into the Parquet files, in place of the journal."""
-        assert self._file is not None
+        """Put all together into the Parquet files, in place of the journal; do nothing if none was begun."""
+        if self._file is None:
+            return
         rows, histograms = read(self.path)
         _replace(self.path / ROWS, lambda part: pq.write_table(_to_table(rows), part))
         _replace(self.path / HISTOGRAMS, lambda part: pq.write_table(_flat(histograms), part))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import stats
+from experiments import spec, stats
 from experiments.analysis import common
 
 
@@ -105,3 +107,12 @@ def test_figures_get_their_intervals_from_whole_repeats_and_ratios_from_pairs():
     noisy = common.Said(made(rows_of([(1.0, 1.1), (1.0, 0.95), (1.0, 1.02)])))
     assert "{gain:effect}".format_map(noisy).endswith("no effect shown)")
     assert "(measured once, no effect shown)" in "{gain:effect}".format_map(common.Said({"gain": 5.0}))
+
+
+@pytest.mark.parametrize("name", ["capacity", "hugepages", "prefetch", "durability"])
+def test_an_answer_gives_no_ratio_of_two_levels_without_its_interval(name):
+    answer = importlib.import_module(f"experiments.analysis.{name}").answer
+    ratios = [key for key in spec.load(name).figures if re.search("_over_(?!expected)|_gain|_ratio", key)]
+    told = answer({key + end: value for key in ratios for end, value in (("", 1.25), ("_lo", 0.75), ("_hi", 1.5))})
+    assert ratios and "1.25" in told
+    assert told.count("1.25") == told.count("1.25 times (0.75 to 1.5, no effect shown)")
