@@ -149,11 +149,13 @@ def outliers(values: Values) -> int:
 
 def _t_interval(sample: np.ndarray, confidence: float) -> tuple[float, float]:
     """Return the interval of the mean, of the logarithms where they exist."""
-    from scipy.stats import ttest_1samp
+    from scipy.stats import t
 
     logs = bool(np.all(sample > 0))
-    found = ttest_1samp(np.log(sample) if logs else sample, 0).confidence_interval(confidence)
-    return (_exp(found.low), _exp(found.high)) if logs else (float(found.low), float(found.high))
+    numbers = np.log(sample) if logs else sample
+    reach = float(t.ppf((1 + confidence) / 2, sample.size - 1) * numbers.std(ddof=1) / math.sqrt(sample.size))
+    low, high = float(numbers.mean()) - reach, float(numbers.mean()) + reach
+    return (_exp(low), _exp(high)) if logs else (low, high)
 
 
 def _exp(x: float) -> float:

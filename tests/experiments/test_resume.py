@@ -139,16 +139,17 @@ def test_one_process_writes_a_run(results):
 
 
 def test_two_runs_begun_at_once_have_folders_and_rows_of_their_own(tiny, results):
-    pair = [start("--profile", "smoke", "--json") for _ in range(2)]
-    lines = [json.loads(process.communicate(timeout=60)[0]) for process in pair]
-    assert [0, 0] == [process.returncode for process in pair] and lines[0]["run"] != lines[1]["run"]
-    for line in lines:
-        digest = runs.manifest(line["run"])["digests"]["tiny"]
-        assert line["run"].startswith("tiny-smoke-") and digest
-        rows = runs.load(line["run"], "tiny")
+    work = "from experiments import progress, spec, sweep; "
+    work += "print(sweep.run([sweep.plan(spec.load('tiny'))], progress.for_stream()).id)"
+    command = [sys.executable, "-c", work]
+    pair = [subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    ids = [process.communicate(timeout=60)[0].strip() for process in pair]
+    assert [0, 0] == [process.returncode for process in pair] and ids[0] != ids[1]
+    found = [runs.load(run_id, "tiny") for run_id in ids]
+    for rows in found:
         assert list(range(4)) == list(rows["trial"]) and 4 == rows["pid"].nunique()
-    pids = [set(runs.load(line["run"], "tiny")["pid"]) for line in lines]
-    assert not pids[0] & pids[1]
+    assert not set(found[0]["pid"]) & set(found[1]["pid"])
+    assert ids[0][: len("tiny-smoke-123456-")] == ids[1][: len("tiny-smoke-123456-")], "the same plan"
 
 
 def test_a_dry_run_tells_the_plan_and_its_time_and_runs_nothing(tiny, results, capsys):
