@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -36,13 +37,23 @@ _REQUIRED: Final = _KEYS - {
 
 @dataclass(frozen=True)
 class Factor:
-    """One thing that is varied: its name, its plural (the notebook's parameter), unit, and levels a profile."""
+    """One thing that is varied: its name, its plural (the notebook's parameter), unit, and levels a profile.
+
+    `choices` are all levels that there are, where a spec names them.
+    """
 
     name: str
     parameter: str
     unit: str
     text: str
     levels: Mapping[str, list[Any]]
+    choices: tuple[Any, ...] = ()
+
+    def check(self, level: Any) -> None:
+        """Refuse a level that is none of the choices."""
+        if self.choices and level not in self.choices:
+            hint = nearest(str(level), map(str, self.choices))
+            raise ParameterError(f"{self.name} cannot be {level}", hint=hint, name=self.name)
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,7 @@ class Spec:
         """
         chosen = self.defaults(profile)
         singular = {factor.name: factor.parameter for factor in self.factors.values()}
+        factors = {factor.parameter: factor for factor in self.factors.values()}
         for name, value in changes.items():
             parameter = name if name in chosen else singular.get(name, name)
             if parameter not in chosen:
@@ -118,6 +130,8 @@ class Spec:
                 value = [values.match_kind(name, item, default[0]) for item in value]
                 if len(set(value)) < len(value):
                     raise ParameterError(f"{name} has a level twice", name=name)
+                for level in value if parameter in factors else ():
+                    factors[parameter].check(level)
             else:
                 value = values.match_kind(name, value, default)
             chosen[parameter] = value
@@ -214,7 +228,7 @@ def _build(name: str, table: dict[str, Any], digest: str) -> Spec:
 def _factor(spec: str, name: str, table: dict[str, Any]) -> Factor:
     """Check one factor: levels for every profile, all of one kind, none twice."""
     where = f"{spec}: factors.{name}"
-    _known(where, table, {"parameter", "unit", "text", *PROFILES})
+    _known(where, table, {"parameter", "unit", "text", "choices", *PROFILES})
     for profile in PROFILES:
         levels = table.get(profile)
         if not isinstance(levels, list) or not levels:
@@ -224,7 +238,11 @@ def _factor(spec: str, name: str, table: dict[str, Any]) -> Factor:
         if len(set(levels)) < len(levels):
             raise SpecError(f"{where} has a level twice in {profile}")
     levels_of = {profile: table[profile] for profile in PROFILES}
-    return Factor(name, table.get("parameter", name + "s"), table.get("unit", ""), table.get("text", ""), levels_of)
+    parameter, choices = table.get("parameter", name + "s"), tuple(table.get("choices", ()))
+    found = Factor(name, parameter, table.get("unit", ""), table.get("text", ""), levels_of, choices)
+    for level in itertools.chain(*levels_of.values()):
+        found.check(level)
+    return found
 
 
 def _workload(spec: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,8 @@ import pytest
 
 from experiments import baselines, spec, sweep
 from experiments.analysis import rivals as analysis
+from experiments.errors import ParameterError
+from experiments.streams import MIXES
 from experiments.trial import Trial
 from experiments.trials import rivals
 
@@ -52,6 +54,15 @@ def test_the_classes_that_the_spec_leaves_out_are_those_that_stores_do_not_have(
     plan = sweep.plan(spec.load("rivals"))
     levels = {(cell.factors["store"], cell.factors["durability"]) for cell in plan.possible}
     assert levels == {(name, mode) for name in baselines.STORES for mode in baselines.find(name).durabilities}
+
+
+@pytest.mark.parametrize(("name", "changes"), [("rivals", {"durability": "synch"}), ("workloads", {"store": "rockdb"})])
+def test_a_level_that_is_misspelt_is_refused_before_anything_runs(name, changes):
+    with pytest.raises(ParameterError, match=r"cannot be .*did you mean (sync|rocksdb)"):
+        sweep.plan(spec.load(name), "quick", changes)
+    known = {"store": {*baselines.STORES}, "durability": {*baselines.CLASSES}, "workload": {*MIXES, "trace"}}
+    factors = spec.load(name).factors.values()
+    assert all(known[factor.name] == set(factor.choices) for factor in factors if factor.name in known)
 
 
 def test_a_ratio_is_made_within_a_repeat_and_in_the_strongest_class_of_both():
