@@ -11,6 +11,7 @@ import gc
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,11 +31,12 @@ class Side:
     def __init__(self, folder: str, settings: dict[str, Any]) -> None:
         self._random = np.random.Generator(np.random.Philox(settings["seed"]))
         rows, accounts, self._gets = settings["batch_rows"], settings["accounts"], settings["gets_per_call"]
-        common = {"hash_key": bytes(32), "threads": 1}
         records = self._records(accounts)
-        fast = Options(durability="none", storage="memory", hugepages="thp", capacity=accounts, **common)
+        fast = Options(
+            durability="none", storage="memory", hugepages="thp", capacity=accounts, threads=1, hash_key=bytes(32)
+        )
         room = fast.with_values(capacity=settings["insert_rows_max"])
-        safe = Options(durability="sync", capacity=accounts, log_segment_bytes=LOG_SEGMENT_BYTES, **common)
+        safe = fast.with_values(durability="sync", log_segment_bytes=LOG_SEGMENT_BYTES)
         self._ledgers = {
             name: GeometricLedger.open(f"{folder}/{name}", options)
             for name, options in (("fast", fast), ("room", room), ("safe", safe))
@@ -104,6 +106,7 @@ def slow_down(percent: float) -> None:
 def serve() -> None:
     """Answer until stdin ends."""
     settings = json.loads(sys.argv[1])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and ends this by closing its stdin
     ledger.warm_up()
     if settings["plant_percent"]:
         slow_down(settings["plant_percent"])

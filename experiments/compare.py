@@ -109,7 +109,7 @@ class Comparison:
     def table(self, *, cells: bool = True) -> pd.DataFrame:
         """Return the lines, whole operations first; without `cells` only those of them that are regressions."""
         chosen = [line for line in self.lines if cells or not line.levels or line.verdict == "regression"]
-        return pd.DataFrame(
+        found = pd.DataFrame(
             [
                 {
                     "experiment": line.experiment,
@@ -124,6 +124,7 @@ class Comparison:
             ],
             dtype=object,
         )
+        return found if any(line.levels for line in chosen) else found.drop(columns="cell", errors="ignore")
 
     def _head(self) -> list[str]:
         """Return what stands above the table."""

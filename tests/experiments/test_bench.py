@@ -52,6 +52,19 @@ def test_the_verdict_follows_the_interval(slower, scatter, verdict):
     assert verdict == bench.judge(ratios, "a", "b", 0.05).verdict
 
 
+def test_pairs_are_added_until_the_intervals_tell_or_there_are_enough():
+    def pairs(scatter):
+        random = np.random.default_rng(1)
+        while True:
+            yield {name: random.normal(0, scatter) for name in bench.CALLS}
+
+    sizes = {**bench.SIZES, "pairs_min": 8, "pairs_max": 40}
+    quiet, noisy, hopeless = (bench._decide(pairs(scatter), "a", "b", 0.05, sizes) for scatter in (0.01, 0.08, 1.0))
+    counts = [int(found.notes[0].split()[0]) for found in (quiet, noisy, hopeless)]
+    assert 8 == counts[0] < counts[1] < counts[2] == 40
+    assert ["none", "none", "cannot tell"] == [quiet.verdict, noisy.verdict, hopeless.verdict]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
