@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import spec, values
-from experiments.errors import ExperimentError, ParameterError, nearest
+from experiments.errors import ExperimentError, ParameterError, RunNotFoundError, nearest
 
 INTERRUPTED = 130
 
@@ -231,9 +231,7 @@ def _reproduce(options: argparse.Namespace) -> int:
             changes = {name: {**item, "repeats": options.repeats} for name, item in changes.items()}
         found = reproduce.run_folder(options.target[0], options.profile, changes)
         return reproduce.print_result(found, as_json=options.json)
-    from experiments import claims
-
-    return claims.reproduce(options.target, as_json=options.json)
+    raise RunNotFoundError(f"{' '.join(options.target)} is no folder with a manifest.json", hint="give one")
 
 
 def _plans(options: argparse.Namespace) -> list[Any]:

@@ -8,7 +8,8 @@ alone has few. The intervals of whole operations hold together in 95 of 100 comp
 
 Runs are of different times. Where a spec names a reference of an operation (a floor, the bare disk, another store),
 both are divided, round by round, by that reference as the same trial measured it. A level of a factor is no reference:
-it is the engine too, and would hide what slows both.
+it is the engine too, and would hide what slows both. Lines without a reference are as much in doubt as the machine has
+changed: their intervals are widened by the ratio of the fixed work that each run did before and after (`noise`).
 
 ===========  ============================================================================  ===========
 verdict      when                                                                          exit status
@@ -44,6 +45,7 @@ OURS: Final = {"store": "ledger"}
 _METRICS: Final = ("rows_per_s", "open_ms", "read_ms", "latency_ns_p50")
 _VOLATILE: Final = ("date", "load", "steal", "available_bytes", "free", "uptime")
 _HARDWARE: Final = ("cpu.", "memory.total_bytes", "virtualisation", "file_system.type", "file_system.rotational")
+_FIXED_WORK: Final = ("cache", "memory")
 _FEW: Final = 4
 """Degrees of freedom below which the scatter of an operation is taken from its whole experiment."""
 _SAME_MEMORY: Final = 0.02
@@ -169,6 +171,10 @@ def compare(a: str, b: str, *, threshold: float = THRESHOLD) -> Comparison:
     doubt = "other hardware" if any(item.hardware for item in found) else ""
     notes = [text for which, facts in (("A", left), ("B", right)) for text in _troubles(which, facts)]
     whole = not notes
+    notes += [text for which, facts in (("A", left), ("B", right)) for text in _disturbances(which, facts)]
+    changed_speed = _speed_change(left, right)
+    if changed_speed != (1.0, 1.0):
+        notes.append("the machine's own fixed work took {:.3f} to {:.3f} times as long in B".format(*changed_speed))
     samples = {}
     for name in shared:
         changed = changed_parameters(left, right, name)
@@ -179,7 +185,9 @@ def compare(a: str, b: str, *, threshold: float = THRESHOLD) -> Comparison:
             alone = len(samples[name][0].index.symmetric_difference(samples[name][1].index))
             if alone:
                 notes.append(f"{name}: {alone} lines are in one of the runs only")
-    return Comparison(left["id"], right["id"], threshold, found, list(_lines(samples, threshold, doubt)), notes, whole)
+    return Comparison(
+        left["id"], right["id"], threshold, found, list(_lines(samples, threshold, doubt, changed_speed)), notes, whole
+    )
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
@@ -251,7 +259,9 @@ def verdict(lo: float | None, hi: float | None, threshold: float, doubt: str = "
     return ("none", "") if hi <= 1 + threshold else ("cannot tell", "the interval is too wide")
 
 
-def _lines(samples: Mapping[str, tuple[pd.Series, pd.Series]], threshold: float, doubt: str) -> Iterator[Line]:
+def _lines(
+    samples: Mapping[str, tuple[pd.Series, pd.Series]], threshold: float, doubt: str, speed: tuple[float, float]
+) -> Iterator[Line]:
     """Yield the line of each operation over all cells, and of each cell."""
     both = {name: a.index.intersection(b.index, sort=False) for name, (a, b) in samples.items()}
     operations = {name: list(dict.fromkeys(key[:2] for key in keys)) for name, keys in both.items()}
@@ -260,7 +270,8 @@ def _lines(samples: Mapping[str, tuple[pd.Series, pd.Series]], threshold: float,
     def line(name: str, key: tuple[str, str], levels: Any, ratio: float, se: float, freedom: int) -> Line:
         alpha = (1 - CONFIDENCE) / (cells_all if levels else operations_all)
         wide = student.ppf(1 - alpha / 2, freedom) * se if freedom else math.inf
-        lo, hi = (math.exp(ratio - wide), math.exp(ratio + wide)) if wide < 20 else (None, None)
+        least, most = (1.0, 1.0) if " over " in key[1] else speed
+        lo, hi = (math.exp(ratio - wide) / most, math.exp(ratio + wide) / least) if wide < 20 else (None, None)
         return Line(name, dict(levels), *key, math.exp(ratio), lo, hi, *verdict(lo, hi, threshold, doubt))
 
     for name, (a, b) in samples.items():
@@ -319,12 +330,28 @@ def _over_references(times: pd.DataFrame, name: str) -> pd.DataFrame:
     return times[~times["operation"].isin(references.values())].copy()
 
 
+def _speed_change(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the least and the greatest ratio, B over A, of the times of the machine's fixed work; 1 is among them."""
+    checks = [facts.get("noise", {}).get("checks", []) for facts in (a, b)]
+    if not all(checks):
+        return 1.0, 1.0
+    times = [{kind: np.median([one[kind]["p50_ms"] for one in side]) for kind in _FIXED_WORK} for side in checks]
+    ratios = [float(times[1][kind] / times[0][kind]) for kind in _FIXED_WORK]
+    return min(1.0, *ratios), max(1.0, *ratios)
+
+
 def _troubles(which: str, facts: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a manifest says against its own run."""
     if facts.get("state") != "complete":
         yield f"{which} is {facts.get('state')}: {facts.get('trials')} of {facts.get('planned')} trials"
     if facts.get("failed"):
         yield f"{which} has {facts['failed']} failed trials"
+
+
+def _disturbances(which: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the machine's checks said against it, which widens intervals and forbids nothing."""
+    if facts.get("noise", {}).get("disturbed"):
+        yield f"{which}: {facts['noise']['words']}"
 
 
 def _workload_lists(name: str) -> set[str]:

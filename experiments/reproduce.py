@@ -8,9 +8,9 @@ differs      neither, though both have an interval, and the figure can be compar
 cannot tell  no interval; a figure in units of a machine that is another one; no such figure on one side
 ===========  ==========================================================================================
 
-A figure is computed for each repeat by itself, and its interval is that of the median of these: repeats are what
-both sides can be compared by, whatever a figure is made of. Ratios (to a floor, to another mode) can be compared
-between machines, times and rates cannot.
+A figure has the interval that its analysis gives it; for one without, it is computed for each repeat by itself, and the
+interval is that of the median of these. Ratios (to a floor, to another mode) can be compared between machines, times
+and rates cannot.
 """
 
 from __future__ import annotations
@@ -198,7 +198,8 @@ def _figures(analysis: Any, rows: pd.DataFrame) -> dict[str, tuple[float, float 
     except (KeyError, ValueError, IndexError):
         return {}  # too little was measured
     single: dict[str, list[float]] = {}
-    for _, some in rows.dropna(subset=["repeat"]).groupby("repeat"):
+    repeats = rows.dropna(subset=["repeat"]).groupby("repeat")
+    for _, some in repeats:
         some.attrs = rows.attrs
         with contextlib.suppress(KeyError, ValueError, IndexError):
             for name, value in analysis(some).items():
@@ -208,10 +209,12 @@ def _figures(analysis: Any, rows: pd.DataFrame) -> dict[str, tuple[float, float 
         if name.endswith(_BOUNDS) and name[:-3] in whole:
             continue
         sample = single.get(name, [])
-        if len(sample) > 1:
-            found[name] = (value, *stats.median_interval(sample)[1:])
+        if len(repeats) < 2:
+            found[name] = (value, None, None)  # one process says nothing of the next
+        elif name + "_lo" in whole:
+            found[name] = (value, whole[name + "_lo"], whole[name + "_hi"])
         else:
-            found[name] = (value, whole.get(name + "_lo"), whole.get(name + "_hi"))
+            found[name] = (value, *(stats.median_interval(sample)[1:] if len(sample) > 1 else (None, None)))
     return found
 
 

@@ -26,6 +26,8 @@ def measured(tmp_path_factory):
         patch.setenv(runs.RESULTS_VARIABLE, str(folder / "results"))
         plan = sweep.plan(spec.load(folder / "tiny.toml"), "smoke", {"repeats": 3})
         ids = [sweep.run([plan], Lines()).id for _ in range(2)]
+        for run_id in ids:  # what else runs on this machine is no part of the test
+            doctor(run_id, facts=lambda manifest: manifest.update(noise=noise(1.0)))
     return folder / "results", ids
 
 
@@ -44,6 +46,10 @@ def doctor(run_id, *, rows=None, facts=None):
     if facts is not None:
         facts(manifest := runs.manifest(run_id))
         (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def noise(memory_ms):
+    return {"checks": [{"cache": {"p50_ms": 1.0}, "memory": {"p50_ms": memory_ms}}] * 2, "disturbed": False}
 
 
 def times_slower(factor, column="rows_per_s", operation=None):
@@ -111,6 +117,13 @@ def test_noise_forbids_a_verdict(two, capsys):
     doctor(two[1], rows=scatter)
     status, found = call(capsys, "compare", *two)
     assert (2, "cannot tell") == (status, found["verdict"])
+
+
+def test_a_machine_that_became_slower_by_its_own_fixed_work_is_no_regression(two, capsys):
+    doctor(two[1], rows=times_slower(1.3), facts=lambda manifest: manifest.update(noise=noise(1.3)))
+    status, found = call(capsys, "compare", *two)
+    assert (2, "cannot tell") == (status, found["verdict"])
+    assert "1.000 to 1.300 times as long in B" in found["notes"][0]
 
 
 def test_one_repeat_has_no_interval(two, capsys):
