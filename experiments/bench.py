@@ -16,10 +16,10 @@ What differs between two runs of the same code, and what is done about it:
 - Compiled kernels, hash seeds, first calls: loaded before, fixed, left out.
 
 The estimate of an operation is the median of the means of any two pairs, its interval that of Wilcoxon's signed-rank
-test at 95 % (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963): a few disturbed pairs move neither. Pairs
-are added until each interval lies on one side of the threshold, or there are `pairs_max`. To look that often would
-be unsound if it were asked whether a ratio is 1; here equal code is called only if its interval leaves 1 by the
-whole threshold.
+test (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963): a few disturbed pairs move neither. Pairs are
+added until each interval lies on one side of the threshold, or there are `pairs_max`, or `seconds_max` are over.
+Equal code is called only if an interval leaves 1 by the whole threshold, and the confidence is high because there
+are several operations and looks.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ from experiments.compare import Comparison, Line
 from experiments.errors import BuildError, ParameterError
 
 THRESHOLD: Final = 0.05
-CONFIDENCE: Final = 0.95
+CONFIDENCE: Final = 0.998
+"""Of each interval. Where an operation scatters by more than the threshold, nothing else keeps chance from a call."""
 SIZES: Final = {
     "accounts": 100_000, "batch_rows": 4_096, "gets_per_call": 200, "sync_rows": 256, "insert_rows_max": 400_000,
-    "pairs_min": 8, "pairs_max": 32, "pairs_a_start": 4, "rounds": 6, "calls_divisor": 1,
+    "pairs_min": 12, "pairs_max": 32, "pairs_a_start": 4, "rounds": 6, "calls_divisor": 1, "seconds_max": 120,
 }  # fmt: skip
 QUANTILE: Final = 0.25
 """A block counts by so quick a call: what interrupts calls hits many of them on a busy machine, the quickest seldom."""
@@ -168,7 +169,7 @@ def judge(ratios: Mapping[str, list[float]], a: str, b: str, threshold: float) -
         ratio, lo, hi = (None if number is None else math.exp(number) for number in found)
         assert ratio is not None
         lines.append(Line("bench", {}, name, "ns_per_call", ratio, lo, hi, *compare.verdict(lo, hi, threshold)))
-    return Comparison(a, b, threshold, [], lines)
+    return Comparison(a, b, threshold, [], lines, confidence=CONFIDENCE)
 
 
 @contextlib.contextmanager
@@ -291,11 +292,13 @@ def _decide(
         for number, pair in enumerate(pairs, 1):
             for name, ratio in pair.items():
                 ratios[name].append(ratio)
-            if number >= sizes["pairs_min"]:
-                found = judge(ratios, a, b, threshold)
-                if number >= sizes["pairs_max"] or all(line.verdict != "cannot tell" for line in found.lines):
-                    break
-    found.notes.append(f"{number} pairs of processes, {time.monotonic() - started:.0f} s")
+            if number < sizes["pairs_min"] or number % sizes["pairs_a_start"]:
+                continue
+            found = judge(ratios, a, b, threshold)
+            seconds = time.monotonic() - started
+            if number >= sizes["pairs_max"] or seconds > sizes["seconds_max"] or found.decided:
+                break
+    found.notes.append(f"{number} pairs of processes, {seconds:.0f} s")
     return found
 
 

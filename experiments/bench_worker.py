@@ -7,6 +7,7 @@ Latencies are in ns.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import json
@@ -139,8 +140,9 @@ def ask() -> Any:
 
 
 def answer(value: Any) -> None:
-    """Write one line."""
-    os.write(1, json.dumps(value).encode() + b"\n")
+    """Write one line; where nobody reads any more, stdin has ended too."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, json.dumps(value).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,12 @@ class Comparison:
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
     whole: bool = True
+    confidence: float = CONFIDENCE
+
+    @property
+    def decided(self) -> bool:
+        """Return whether something is said of every line."""
+        return all(line.verdict != "cannot tell" for line in self.lines)
 
     @property
     def verdict(self) -> str:
@@ -119,7 +125,9 @@ class Comparison:
                     "cell": " ".join(f"{name}={level}" for name, level in line.levels.items()) or "all together",
                     "time of": line.metric,
                     "B / A": f"{line.ratio:.3f}",
-                    "95 %": "–" if line.lo is None or line.hi is None else f"{line.lo:.3f} to {line.hi:.3f}",
+                    f"{100 * self.confidence:.3g} %": "–"
+                    if line.lo is None or line.hi is None
+                    else f"{line.lo:.3f} to {line.hi:.3f}",
                     "verdict": f"{line.verdict}: {line.reason}" if line.reason else line.verdict,
                 }
                 for line in sorted(chosen, key=lambda line: bool(line.levels))

@@ -13,7 +13,7 @@ from experiments import __main__ as cli
 from experiments import bench, runs
 
 TINY = {
-    **bench.SIZES, "accounts": 5_000, "batch_rows": 512, "insert_rows_max": 50_000, "pairs_min": 6, "pairs_max": 6,
+    **bench.SIZES, "accounts": 5_000, "batch_rows": 512, "insert_rows_max": 50_000, "pairs_min": 12, "pairs_max": 12,
     "rounds": 3, "calls_divisor": 3,
 }  # fmt: skip
 
@@ -58,10 +58,10 @@ def test_pairs_are_added_until_the_intervals_tell_or_there_are_enough():
         while True:
             yield {name: random.normal(0, scatter) for name in bench.CALLS}
 
-    sizes = {**bench.SIZES, "pairs_min": 8, "pairs_max": 40}
-    quiet, noisy, hopeless = (bench._decide(pairs(scatter), "a", "b", 0.05, sizes) for scatter in (0.01, 0.08, 1.0))
+    sizes = {**bench.SIZES, "pairs_max": 40}
+    quiet, noisy, hopeless = (bench._decide(pairs(scatter), "a", "b", 0.05, sizes) for scatter in (0.01, 0.06, 1.0))
     counts = [int(found.notes[0].split()[0]) for found in (quiet, noisy, hopeless)]
-    assert 8 == counts[0] < counts[1] < counts[2] == 40
+    assert 12 == counts[0] < counts[1] < counts[2] == 40
     assert ["none", "none", "cannot tell"] == [quiet.verdict, noisy.verdict, hopeless.verdict]
 
 
