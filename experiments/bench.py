@@ -263,6 +263,7 @@ def run(
     ParameterError
         Something asked for cannot be.
     """
+    compare.check_threshold(threshold)
     if tries < 1:
         raise ParameterError(f"tries is {tries}", hint="give 1 or more", name="tries")
     if not 0 <= plant_percent <= 1000:

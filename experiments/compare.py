@@ -8,15 +8,16 @@ alone has few. The intervals of whole operations hold together in 95 of 100 comp
 
 Runs are of different times. Where a spec names a reference of an operation (a floor, the bare disk, another store),
 both are divided, round by round, by that reference as the same trial measured it. A level of a factor is no reference:
-it is the engine too, and would hide what slows both. Lines without a reference are as much in doubt as the machine has
-changed: their intervals are widened by the ratio of the fixed work that each run did before and after (`noise`).
+it is the engine too, and would hide what slows both. Lines without a reference get a verdict only if both runs checked
+how steady their machine was (`noise`) and found it quiet, and their intervals are widened by the ratio of the fixed
+work that was done in these checks.
 
 ===========  ============================================================================  ===========
 verdict      when                                                                          exit status
 ===========  ============================================================================  ===========
 regression   the interval of any line lies above 1 + threshold                             1
 none         the intervals of all whole operations end at or below 1 + threshold           0
-cannot tell  neither: too wide, too few repeats, failed trials, other hardware              2
+cannot tell  neither: too wide, too few repeats, failed trials, noise, other hardware       2
 ===========  ============================================================================  ===========
 """
 
@@ -32,17 +33,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from experiments import runs, spec, tables, values
+from experiments import runs, samples, tables, values
 from experiments.errors import ParameterError
 
 THRESHOLD: Final = 0.05
 CONFIDENCE: Final = 0.95
 EXIT: Final = {"none": 0, "regression": 1, "cannot tell": 2}
-LABELS: Final = ("situation", "cache", "log_mib", "size")
-"""Columns that tell rows of one operation apart where they are no factors."""
-OURS: Final = {"store": "ledger"}
-"""Levels that are the engine, of factors whose other levels are not and are nobody's regression."""
-_METRICS: Final = ("rows_per_s", "open_ms", "read_ms", "latency_ns_p50")
 _VOLATILE: Final = ("date", "load", "steal", "available_bytes", "free", "uptime")
 _HARDWARE: Final = ("cpu.", "memory.total_bytes", "virtualisation", "file_system.type", "file_system.rotational")
 _FIXED_WORK: Final = ("cache", "memory")
@@ -168,34 +164,41 @@ def compare(a: str, b: str, *, threshold: float = THRESHOLD) -> Comparison:
     ParameterError
         The runs share no experiment, or the threshold is not above 0.
     """
-    if not 0 < threshold < 10:
-        raise ParameterError(f"threshold is {threshold}", hint="give a share above 0: 0.05 is 5 %", name="threshold")
+    check_threshold(threshold)
     left, right = runs.manifest(a), runs.manifest(b)
     shared = [name for name in left["experiments"] if name in right["experiments"]]
     if not shared:
         names = (", ".join(facts["experiments"]) for facts in (left, right))
         raise ParameterError("the runs have no experiment in common: {} and {}".format(*names))
     found = differences(left, right)
-    doubt = "other hardware" if any(item.hardware for item in found) else ""
+    hardware = "other hardware" if any(item.hardware for item in found) else ""
+    doubts = hardware, hardware or _unsteady(left) or _unsteady(right)
     notes = [text for which, facts in (("A", left), ("B", right)) for text in _troubles(which, facts)]
     whole = not notes
-    notes += [text for which, facts in (("A", left), ("B", right)) for text in _disturbances(which, facts)]
+    notes += [f"{which}: {words}" for which, facts in (("A", left), ("B", right)) if (words := _noise_words(facts))]
     changed_speed = _speed_change(left, right)
     if changed_speed != (1.0, 1.0):
         notes.append("the machine's own fixed work took {:.3f} to {:.3f} times as long in B".format(*changed_speed))
-    samples = {}
+    sides = {}
     for name in shared:
-        changed = changed_parameters(left, right, name)
+        changed = samples.changed_parameters(left, right, name)
         if changed:
+            whole = False
             notes.append(f"{name} is left out: it was measured with other {', '.join(changed)}")
         else:
-            samples[name] = (sample(a, name), sample(b, name))
-            alone = len(samples[name][0].index.symmetric_difference(samples[name][1].index))
+            sides[name] = (samples.load(a, name), samples.load(b, name))
+            alone = len(sides[name][0].index.symmetric_difference(sides[name][1].index))
             if alone:
                 notes.append(f"{name}: {alone} lines are in one of the runs only")
     return Comparison(
-        left["id"], right["id"], threshold, found, list(_lines(samples, threshold, doubt, changed_speed)), notes, whole
+        left["id"], right["id"], threshold, found, list(_lines(sides, threshold, doubts, changed_speed)), notes, whole
     )
+
+
+def check_threshold(threshold: float) -> None:
+    """Refuse a threshold that is no share."""
+    if not 0 < threshold < 10:
+        raise ParameterError(f"threshold is {threshold}", hint="give a share above 0: 0.05 is 5 %", name="threshold")
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
@@ -207,34 +210,6 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
         if sides[0].get(name) != sides[1].get(name) and not _changes_by_itself(name, *sides)
     ]
     return sorted(found, key=lambda item: not item.hardware)
-
-
-def changed_parameters(a: Mapping[str, Any], b: Mapping[str, Any], name: str) -> list[str]:
-    """Return the parameters of an experiment that make rows of equal levels mean something else."""
-    left, right = (facts["experiments"][name]["parameters"] for facts in (a, b))
-    free = {"repeats", "seed", "run_id", "rerun"}
-    lists = {key for key in left if isinstance(left[key], list) and key not in _workload_lists(name)}
-    return sorted(key for key in {*left, *right} - free - lists if left.get(key) != right.get(key))
-
-
-def sample(run_id: str, name: str) -> pd.Series:
-    """Return for each line of an experiment the logarithms of its times, one of each trial (a list a line)."""
-    rows = runs.load(run_id, name)
-    rows = rows[(rows["status"] == "ok") & rows["operation"].notna()].sort_values("cell", kind="stable")
-    rows = rows[~rows["operation"].str.endswith("_choice") & (rows["at_s"].isna() if "at_s" in rows else True)]
-    factors = runs.manifest(run_id)["experiments"][name]["factors"]
-    for factor in OURS.keys() & set(factors):
-        rows = rows[rows[factor] == OURS[factor]]
-    keys = [*factors, *(label for label in LABELS if label in rows and label not in factors)]
-    times = _times(rows).assign(**{key: rows[key].astype(object).where(rows[key].notna(), None) for key in keys})
-    times = times.assign(trial=rows["trial"], round=rows["round"] if "round" in rows else 0)
-    times = times.dropna(subset=["time"])
-    if times.empty:
-        return pd.Series(dtype=object)
-    times = _over_references(times, name)
-    times["line"] = [tuple(zip(keys, levels, strict=True)) for levels in times[keys].itertuples(index=False, name=None)]
-    by = ["operation", "metric", "line"]
-    return times.groupby([*by, "trial"], sort=False)["time"].median().groupby(by, sort=False).agg(list)
 
 
 def show_differences(found: list[Difference]) -> str:
@@ -268,21 +243,25 @@ def verdict(lo: float | None, hi: float | None, threshold: float, doubt: str = "
 
 
 def _lines(
-    samples: Mapping[str, tuple[pd.Series, pd.Series]], threshold: float, doubt: str, speed: tuple[float, float]
+    sides: Mapping[str, tuple[pd.Series, pd.Series]],
+    threshold: float,
+    doubts: tuple[str, str],
+    speed: tuple[float, float],
 ) -> Iterator[Line]:
-    """Yield the line of each operation over all cells, and of each cell."""
-    both = {name: a.index.intersection(b.index, sort=False) for name, (a, b) in samples.items()}
+    """Yield the line of each operation over all cells, and of each cell; the second doubt is for those without reference."""
+    both = {name: a.index.intersection(b.index, sort=False) for name, (a, b) in sides.items()}
     operations = {name: list(dict.fromkeys(key[:2] for key in keys)) for name, keys in both.items()}
     cells_all, operations_all = (sum(map(len, found.values())) for found in (both, operations))
 
     def line(name: str, key: tuple[str, str], levels: Any, ratio: float, se: float, freedom: int) -> Line:
         alpha = (1 - CONFIDENCE) / (cells_all if levels else operations_all)
         wide = student.ppf(1 - alpha / 2, freedom) * se if freedom else math.inf
-        least, most = (1.0, 1.0) if " over " in key[1] else speed
+        alone = " over " not in key[1]
+        least, most = speed if alone else (1.0, 1.0)
         lo, hi = (math.exp(ratio - wide) / most, math.exp(ratio + wide) / least) if wide < 20 else (None, None)
-        return Line(name, dict(levels), *key, math.exp(ratio), lo, hi, *verdict(lo, hi, threshold, doubt))
+        return Line(name, dict(levels), *key, math.exp(ratio), lo, hi, *verdict(lo, hi, threshold, doubts[alone]))
 
-    for name, (a, b) in samples.items():
+    for name, (a, b) in sides.items():
         overall = _scatter([*a[both[name]], *b[both[name]]])
         for key in operations[name]:
             cells = [item for item in both[name] if item[:2] == key]
@@ -305,39 +284,6 @@ def _scatter(groups: list[list[float]]) -> tuple[float, int]:
     return (math.sqrt(squares / freedom), freedom) if freedom else (0.0, 0)
 
 
-def _times(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return operation, time (as a logarithm) and the name of what was timed: the first metric that a row has."""
-    found = pd.DataFrame({"operation": rows["operation"], "metric": None, "time": np.nan}, dtype=object)
-    found["time"] = np.nan
-    for metric in _METRICS:
-        if metric in rows:
-            number = rows[metric].astype(float)
-            new = found["metric"].isna() & (number > 0)
-            found.loc[new, "metric"] = "ns_per_row" if metric == "rows_per_s" else metric
-            found.loc[new, "time"] = (
-                math.log(1e9) - np.log(number[new]) if metric == "rows_per_s" else np.log(number[new])
-            )
-    return found
-
-
-def _over_references(times: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Divide by the reference of the same trial and round where the spec names one; references are no lines."""
-    try:
-        references = spec.load(name).references
-    except ParameterError:
-        references = {}  # somebody else's experiment: its times stand as they are
-    place = ["trial", "round"]
-    for operation, reference in references.items():
-        other = times.loc[times["operation"] == reference].groupby(place)["time"].median()
-        mine = times["operation"] == operation
-        base = other.reindex(pd.MultiIndex.from_frame(times.loc[mine, place])).to_numpy()
-        has = mine.copy()
-        has[mine] = ~np.isnan(base)
-        times.loc[has, "time"] -= base[~np.isnan(base)]
-        times.loc[has, "metric"] += f" over {reference}"
-    return times[~times["operation"].isin(references.values())].copy()
-
-
 def _speed_change(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[float, float]:
     """Return the least and the greatest ratio, B over A, of the times of the machine's fixed work; 1 is among them."""
     checks = [facts.get("noise", {}).get("checks", []) for facts in (a, b)]
@@ -356,18 +302,17 @@ def _troubles(which: str, facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{which} has {facts['failed']} failed trials"
 
 
-def _disturbances(which: str, facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the machine's checks said against it, which widens intervals and forbids nothing."""
-    if facts.get("noise", {}).get("disturbed"):
-        yield f"{which}: {facts['noise']['words']}"
+def _noise_words(facts: Mapping[str, Any]) -> str:
+    """Return what the checks of the machine said against it."""
+    noise = facts.get("noise", {})
+    return str(noise.get("words", "")) if noise.get("disturbed") else ""
 
 
-def _workload_lists(name: str) -> set[str]:
-    """Return the workload parameters, which may be lists and are no levels."""
-    try:
-        return set(spec.load(name).workload["smoke"])
-    except ParameterError:
-        return set()
+def _unsteady(facts: Mapping[str, Any]) -> str:
+    """Return what forbids to trust a run's times by themselves."""
+    if "noise" not in facts:
+        return "no check of how steady the machine was"
+    return "the machine was disturbed" if facts["noise"]["disturbed"] else ""
 
 
 def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

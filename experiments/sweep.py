@@ -26,7 +26,7 @@ from experiments.trial import Outcome, Trial
 
 _SHOWING: Final = {
     "plots", "report", "page", "tables", "progress", "workbench", "__main__", "summary", "estimate", "compare",
-    "bench", "bench_worker", "reproduce", "panel", "doctor", "dashboard", "stored",
+    "bench", "bench_worker", "reproduce", "panel", "doctor", "dashboard", "stored", "samples",
 }  # fmt: skip
 """Modules that show what was measured and cannot change it."""
 

@@ -71,6 +71,7 @@ def test_pairs_are_added_until_the_intervals_tell_or_there_are_enough():
         (["--against", "nothing"], "no commit nothing"),
         (["--tries", "0"], "tries is 0"),
         (["--plant", "-1"], "plant is -1"),
+        (["--threshold", "0"], "threshold is 0"),
     ],
     ids=str,
 )

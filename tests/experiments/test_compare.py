@@ -126,6 +126,15 @@ def test_a_machine_that_became_slower_by_its_own_fixed_work_is_no_regression(two
     assert "1.000 to 1.300 times as long in B" in found["notes"][0]
 
 
+@pytest.mark.parametrize(
+    "change", [lambda manifest: manifest.pop("noise"), lambda manifest: manifest["noise"].update(disturbed=True)]
+)
+def test_times_of_a_machine_that_was_not_seen_to_be_quiet_get_no_verdict(two, capsys, change):
+    doctor(two[0], rows=times_slower(0.5), facts=change)
+    status, found = call(capsys, "compare", *two)
+    assert (2, "cannot tell") == (status, found["verdict"]) and all("machine" in row["reason"] for row in found["rows"])
+
+
 def test_one_repeat_has_no_interval(two, capsys):
     for run_id in two:
         doctor(run_id, rows=lambda frame: frame[frame["repeat"] == 0])
@@ -140,7 +149,7 @@ def test_what_a_reference_of_the_same_trial_shares_is_no_regression(two, tiny, c
         return pd.concat([frame, frame.assign(operation="floor", rows_per_s=3e6)])
 
     for run_id in two:
-        doctor(run_id, rows=add_floor)
+        doctor(run_id, rows=add_floor, facts=lambda manifest: manifest["noise"].update(disturbed=True))
     doctor(two[1], rows=times_slower(1.5))  # the whole machine
     status, found = call(capsys, "compare", *two)
     assert 0 == status and {"ns_per_row over floor"} == {row["metric"] for row in found["rows"]}
