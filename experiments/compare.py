@@ -248,7 +248,7 @@ def _lines(
     doubts: tuple[str, str],
     speed: tuple[float, float],
 ) -> Iterator[Line]:
-    """Yield the line of each operation over all cells, and of each cell; the second doubt is for those without reference."""
+    """Yield the line of each operation over all cells, and of each cell; the second doubt is for lines alone."""
     both = {name: a.index.intersection(b.index, sort=False) for name, (a, b) in sides.items()}
     operations = {name: list(dict.fromkeys(key[:2] for key in keys)) for name, keys in both.items()}
     cells_all, operations_all = (sum(map(len, found.values())) for found in (both, operations))
