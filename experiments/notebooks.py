@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments import runs, values
+from experiments import runs, spec, values
 from experiments.errors import NotebookError, ParameterError, SpecError, nearest
 
 # jsonschema, which nbformat imports, takes this one if it is there and needs it for nothing here; its
@@ -115,6 +115,7 @@ def _own_jupyter() -> Iterator[None]:
             "PYTHONPATH": os.pathsep.join([str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             runs.RESULTS_VARIABLE: str(runs.results_dir().resolve()),
+            **{spec.SPECS_VARIABLE: str(folder) for folder in spec.own_folders()},
         }
         before = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 
+from experiments.spec import import_own
 from experiments.trial import MODULES_VARIABLE
 
 _STARTED = time.monotonic()
@@ -16,6 +17,7 @@ _STARTED = time.monotonic()
 
 def load() -> None:
     """Load the ledger's kernels, the trial modules and their kernels; say so when it takes long."""
+    import_own()
     modules = [importlib.import_module(name) for name in os.environ.get(MODULES_VARIABLE, "").split(",") if name]
     if any(getattr(module, "USES_LEDGER", True) for module in modules):
         import ledger

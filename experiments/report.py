@@ -49,7 +49,7 @@ def build(run_id: str, *, with_notebooks: bool = True) -> tuple[Path, dict[str, 
         waiting = {
             name: pool.submit(
                 notebooks.execute,
-                spec.NOTEBOOKS / notebook,
+                spec.notebook(notebook),
                 path / "notebooks" / notebook,
                 _parameters(facts, name),
                 path / "logs" / f"{notebook}.log",

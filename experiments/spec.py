@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import itertools
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from experiments.errors import ParameterError, SpecError, nearest
 SPECS: Final = Path(__file__).parent / "specs"
 NOTEBOOKS: Final = Path(__file__).parent.parent / "notebooks"
 SPECS_VARIABLE: Final = "EXPERIMENTS_SPECS"
-"""Names a folder of further specs, looked through first."""
+"""Names a folder of further specs, with their notebooks and modules; it is looked through first."""
 PROFILES: Final = ("smoke", "quick", "standard", "full")
 RUN_PARAMETERS: Final = {"repeats": 1, "seed": 1, "run_id": "", "rerun": False}
 
@@ -158,6 +159,7 @@ def load(name: str | Path) -> Spec:
     """
     candidates = [Path(name)] if str(name).endswith(".toml") else [folder / f"{name}.toml" for folder in _folders()]
     path = next((path for path in candidates if path.is_file()), None)
+    import_own()
     if path is None:
         hint = nearest(str(name), names())
         raise ParameterError(f"there is no experiment {name}", hint=hint, name=str(name))
@@ -178,16 +180,32 @@ def check_profile(profile: str) -> None:
 def resolve(reference: str) -> Callable[..., Any]:
     """Return the function that ``module:function`` names."""
     module, _, function = reference.partition(":")
+    import_own()
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise SpecError(f"{reference} cannot be imported: {error}", hint="write module:function") from error
 
 
+def notebook(name: str) -> Path:
+    """Return the notebook that a spec names: beside specs of one's own, or of the project."""
+    return next((path for folder in own_folders() if (path := folder / name).is_file()), NOTEBOOKS / name)
+
+
+def own_folders() -> list[Path]:
+    """Return the folder that $EXPERIMENTS_SPECS names, if any."""
+    named = os.environ.get(SPECS_VARIABLE)
+    return [Path(named).resolve()] if named else []
+
+
+def import_own() -> None:
+    """Have modules beside specs of one's own found by import, behind all others."""
+    sys.path.extend(str(folder) for folder in own_folders() if str(folder) not in sys.path)
+
+
 def _folders() -> list[Path]:
     """Return the folders that hold specs."""
-    named = os.environ.get(SPECS_VARIABLE)
-    return [Path(named), SPECS] if named else [SPECS]
+    return [*own_folders(), SPECS]
 
 
 def _build(name: str, table: dict[str, Any], digest: str) -> Spec:

@@ -21,7 +21,7 @@ from experiments import trial as trials
 from experiments.errors import ResumeError
 from experiments.journal import histogram_pairs
 from experiments.progress import Progress
-from experiments.spec import Spec, load
+from experiments.spec import Spec, load, own_folders
 from experiments.trial import Outcome, Trial
 
 _SHOWING: Final = {
@@ -209,6 +209,8 @@ def code_digest() -> str:
         for path in sorted((runs.ROOT / package).rglob("*.py")):
             if "analysis" not in path.parts and path.stem not in _SHOWING:
                 digest.update(path.relative_to(runs.ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(path for folder in own_folders() for path in folder.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
