@@ -115,7 +115,7 @@ def _own_jupyter() -> Iterator[None]:
             "PYTHONPATH": os.pathsep.join([str(runs.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             runs.RESULTS_VARIABLE: str(runs.results_dir().resolve()),
-            **{spec.SPECS_VARIABLE: str(folder) for folder in spec.own_folders()},
+            spec.SPECS_VARIABLE: "".join(map(str, spec.own_folders())),
         }
         before = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)
