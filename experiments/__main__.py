@@ -90,14 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     item = commands.add_parser(
         "reproduce", help="measure a published run again, or published claims, and set both beside"
     )
-    item.add_argument("target", nargs="*", help="folder of a run with its manifest.json, or names of claims")
     item.add_argument(
-        "--profile", choices=spec.PROFILES, help="of a folder: measure these levels, not those of the run"
+        "target", nargs="*", help="folder of a run with its manifest.json, or names of claims (default: all claims)"
+    )
+    item.add_argument(
+        "--profile",
+        choices=spec.PROFILES,
+        help="of a folder: measure these levels, not those of the run; of claims: how much to measure (default: quick)",
     )
     item.add_argument(
         "--set", dest="changes", action="append", default=[], metavar="FACTOR=LEVEL,LEVEL", help="as in run"
     )
-    item.add_argument("--repeats", type=int, help="of a folder: how often each cell is measured")
+    item.add_argument("--repeats", type=int, help="how often each cell or claim is measured")
     item.add_argument("--json", action="store_true", help="end with one line of JSON")
     item.set_defaults(command=_reproduce)
     return parser
@@ -231,7 +235,25 @@ def _reproduce(options: argparse.Namespace) -> int:
             changes = {name: {**item, "repeats": options.repeats} for name, item in changes.items()}
         found = reproduce.run_folder(options.target[0], options.profile, changes)
         return reproduce.print_result(found, as_json=options.json)
-    raise RunNotFoundError(f"{' '.join(options.target)} is no folder with a manifest.json", hint="give one")
+    if any(os.sep in target for target in options.target):
+        raise RunNotFoundError(f"{' '.join(options.target)} is no folder with a manifest.json", hint="give one")
+    return _reproduce_claims(options)
+
+
+def _reproduce_claims(options: argparse.Namespace) -> int:
+    """Give a verdict on published claims; 1 where a trial failed."""
+    from experiments.claims import reproduce
+
+    if options.changes:
+        raise ParameterError("--set is for the folder of a run", hint="a claim's levels are in its file", name="set")
+    changes = {} if options.repeats is None else {"repeats": options.repeats}
+    verdicts, done = reproduce.reproduce(options.target, options.profile or "quick", **changes)
+    print(reproduce.table(verdicts))
+    if done is not None:
+        _say(f"run {done.id}; python -m experiments report {done.id} makes its page")
+    if options.json:
+        print(values.dumps([item.as_dict() for item in verdicts]), flush=True)
+    return 1 if done is not None and done.manifest["failed"] else 0
 
 
 def _plans(options: argparse.Namespace) -> list[Any]:

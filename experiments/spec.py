@@ -20,7 +20,8 @@ from typing import Any, Final
 from experiments import values
 from experiments.errors import ParameterError, SpecError, nearest
 
-SPECS: Final = Path(__file__).parent / "specs"
+PACKAGE: Final = Path(__file__).parent
+SPECS: Final = PACKAGE / "specs"
 NOTEBOOKS: Final = Path(__file__).parent.parent / "notebooks"
 SPECS_VARIABLE: Final = "EXPERIMENTS_SPECS"
 """Names a folder of further specs, with their notebooks and modules; it is looked through first."""
@@ -29,10 +30,11 @@ RUN_PARAMETERS: Final = {"repeats": 1, "seed": 1, "run_id": "", "rerun": False}
 
 _KEYS: Final = {
     "question", "expectation", "notebook", "trial", "analysis", "timeout_s", "repeats", "factors", "workload",
-    "metrics", "figures", "not_applicable", "skip", "references",
+    "metrics", "figures", "not_applicable", "skip", "references", "files",
 }  # fmt: skip
 _REQUIRED: Final = _KEYS - {
     "analysis", "timeout_s", "not_applicable", "skip", "metrics", "notebook", "expectation", "references",
+    "files",
 }  # fmt: skip
 
 
@@ -168,6 +170,8 @@ def load(name: str | Path) -> Spec:
         table = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"{path.name}: {error}") from None
+    if "files" in table:  # what else decides a trial: it makes the plan another one when it changes
+        data += b"".join(more.read_bytes() for more in sorted(PACKAGE.glob(table["files"])))
     return _build(path.stem, table, hashlib.sha256(data).hexdigest()[:16])
 
 
@@ -210,17 +214,17 @@ def _folders() -> list[Path]:
 
 def _build(name: str, table: dict[str, Any], digest: str) -> Spec:
     """Check a parsed file key by key and make it a Spec."""
-    _known(name, table, _KEYS)
+    check_keys(name, table, _KEYS)
     missing = _REQUIRED - set(table)
     if missing:
         raise SpecError(f"{name}: {', '.join(sorted(missing))} missing")
     factors = {key: _factor(name, key, value) for key, value in table["factors"].items()}
-    workload = _workload(name, table["workload"])
+    workload = workload_of(name, table["workload"])
     parameters = [factor.parameter for factor in factors.values()] + list(workload["smoke"]) + list(RUN_PARAMETERS)
     twice = {item for item in parameters if parameters.count(item) > 1}
     if twice:
         raise SpecError(f"{name}: {', '.join(sorted(twice))} named twice")
-    _known(f"{name}: repeats", table["repeats"], set(PROFILES), complete=True)
+    check_keys(f"{name}: repeats", table["repeats"], set(PROFILES), complete=True)
     if ":" not in table["trial"]:
         raise SpecError(f"{name}: trial is {table['trial']!r}", hint="write module:function")
     return Spec(
@@ -246,7 +250,7 @@ def _build(name: str, table: dict[str, Any], digest: str) -> Spec:
 def _factor(spec: str, name: str, table: dict[str, Any]) -> Factor:
     """Check one factor: levels for every profile, all of one kind, none twice."""
     where = f"{spec}: factors.{name}"
-    _known(where, table, {"parameter", "unit", "text", "choices", *PROFILES})
+    check_keys(where, table, {"parameter", "unit", "text", "choices", *PROFILES})
     for profile in PROFILES:
         levels = table.get(profile)
         if not isinstance(levels, list) or not levels:
@@ -263,13 +267,13 @@ def _factor(spec: str, name: str, table: dict[str, Any]) -> Factor:
     return found
 
 
-def _workload(spec: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def workload_of(spec: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the workload of each profile: the common keys, then the profile's own."""
     common = {key: value for key, value in table.items() if key not in PROFILES}
     merged = {}
     for profile in PROFILES:
         own = table.get(profile, {})
-        _known(f"{spec}: workload.{profile}", own, set(common))
+        check_keys(f"{spec}: workload.{profile}", own, set(common))
         merged[profile] = {
             key: values.match_kind(f"{spec}: {key}", own.get(key, value), value) for key, value in common.items()
         }
@@ -278,13 +282,13 @@ def _workload(spec: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _rule(spec: str, factors: Mapping[str, Factor], table: dict[str, Any]) -> Rule:
     """Check a rule: it names known factors, and says why."""
-    _known(f"{spec}: rule", table, {"when", "reason"}, complete=True)
-    _known(f"{spec}: rule", table["when"], set(factors))
+    check_keys(f"{spec}: rule", table, {"when", "reason"}, complete=True)
+    check_keys(f"{spec}: rule", table["when"], set(factors))
     when = {key: value if isinstance(value, list) else [value] for key, value in table["when"].items()}
     return Rule(when, table["reason"])
 
 
-def _known(where: str, table: Mapping[str, Any], keys: set[str], *, complete: bool = False) -> None:
+def check_keys(where: str, table: Mapping[str, Any], keys: set[str], *, complete: bool = False) -> None:
     """Refuse unknown keys, and missing ones where all are needed."""
     for key in table:
         if key not in keys:

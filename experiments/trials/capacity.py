@@ -38,12 +38,12 @@ def measure(trial: Trial) -> Outcome:
     hit = common.phase("get_hit", ledger.get_batch, hits, calls * rows)
     miss = common.phase("get_miss", ledger.get_batch, misses, calls * rows)
     facts = common.got(ledger.stats())
-    facts |= _probes(ledger, facts, hit, miss)
+    facts |= probes(ledger, facts, hit, miss)
     state = ledger.state_hash()
     return Outcome([inserted, updated, hit, miss], state, facts)
 
 
-def _probes(ledger: GeometricLedger, facts: dict[str, object], hit: Operation, miss: Operation) -> dict[str, float]:
+def probes(ledger: GeometricLedger, facts: dict[str, object], hit: Operation, miss: Operation) -> dict[str, float]:
     """Read the index: distance of every entry, and from every position to the next empty one.
 
     The first are the probes that the keys cost when each is asked for once, the second those of a key

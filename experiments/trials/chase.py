@@ -68,12 +68,12 @@ def measure(footprint_bytes: int, hugepages: str, steps: int, seed: int) -> dict
     start = time.perf_counter_ns()
     _chase(memory, at, steps)
     elapsed = time.perf_counter_ns() - start
-    share = 1.0 if hugepages == "hugetlb" else _huge_bytes(memory.ctypes.data) / size
+    share = 1.0 if hugepages == "hugetlb" else huge_bytes(memory.ctypes.data) / size
     return {"chase_ns": elapsed / steps, "chase_huge_share": share, "chase_error": None}
 
 
-def _huge_bytes(address: int) -> int:
-    """Return AnonHugePages of the mapping that holds `address`."""
+def huge_bytes(address: int, field: str = "AnonHugePages") -> int:
+    """Return what smaps counts as huge pages in the mapping that holds `address`; FilePmdMapped for one of a file."""
     inside = False
     with open("/proc/self/smaps", encoding="ascii", errors="replace") as file:
         for line in file:
@@ -81,6 +81,6 @@ def _huge_bytes(address: int) -> int:
             if "-" in head and not head.endswith(":"):
                 low, high = (int(part, 16) for part in head.split("-"))
                 inside = low <= address < high
-            elif inside and head == "AnonHugePages:":
+            elif inside and head == f"{field}:":
                 return int(line.split()[1]) * 1024
     return 0

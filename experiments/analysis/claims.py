@@ -1,0 +1,93 @@
+"""Claims: a verdict for each published figure, and the figures beside ours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import pandas as pd
+
+from experiments import claims, plots
+from experiments.analysis import common
+from experiments.claims import verdict
+from experiments.claims.verdict import Verdict
+from experiments.plots import Panel
+
+COUNTS: Final = {
+    "claims_hold": verdict.HOLDS,
+    "claims_elsewhere": verdict.ELSEWHERE,
+    "claims_fail": verdict.FAILS,
+    "claims_cannot_tell": verdict.UNKNOWN,
+    "claims_untestable": verdict.UNTESTABLE,
+    "claims_unmeasured": verdict.UNMEASURED,
+}
+ANSWER: Final = """
+Of the published figures {claims_hold:.0f} hold, {claims_elsewhere:.0f} hold only under another condition than was
+published, {claims_fail:.0f} do not hold, {claims_cannot_tell:.0f} cannot be told apart from their edge, and
+{claims_untestable:.0f} cannot be tested here; {claims_unmeasured:.0f} were not measured in this run.
+"""
+
+
+def verdicts(rows: pd.DataFrame) -> list[Verdict]:
+    """Return the verdicts on all claims."""
+    return [verdict.judge(claims.load(name), rows) for name in claims.names()]
+
+
+def figures(rows: pd.DataFrame) -> dict[str, float]:
+    """Return how many claims got each verdict."""
+    found = Counter(item.verdict for item in verdicts(rows))
+    return {name: float(found[words]) for name, words in COUNTS.items()}
+
+
+def answer(found: dict[str, float]) -> str:
+    """Return the counts in words."""
+    return ANSWER.format_map(common.Said(found))
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the verdict on each claim with the published figure and our interval."""
+    shown = [
+        {
+            "claim": item.id, "verdict": item.verdict, "published": item.published, "ours": item.ours,
+            "low": item.lo, "high": item.hi, "unit": item.unit,
+        }
+        for item in verdicts(rows)
+    ]  # fmt: skip
+    order = {words: number for number, words in enumerate(COUNTS.values())}
+    return pd.DataFrame(shown).sort_values("verdict", key=lambda column: column.map(order), kind="stable")
+
+
+def details(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return who claims what, how it is tested, and why the verdict is what it is."""
+    shown = []
+    for item in verdicts(rows):
+        claim = claims.load(item.id)
+        shown.append(
+            {
+                "claim": item.id, "says": claim.sentence, "source": f"{claim.who}: {claim.where}",
+                "conditions": claim.conditions, "of the figure": claim.origin,
+                "tested": claim.test.how if claim.test else "", "verdict": item.verdict, "reason": item.reason,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(shown)
+
+
+def headline(rows: pd.DataFrame) -> list[Panel]:
+    """Return the figure of the summary."""
+    return [panel(rows)]
+
+
+def panel(rows: pd.DataFrame) -> Panel:
+    """Draw our interval over the published figure, a line a claim: 1 is the figure itself."""
+    shown = {}
+    for item in verdicts(rows):
+        claim = claims.load(item.id)
+        if item.ours and claim.low > 0:
+            middle = (claim.low * claim.high) ** 0.5
+            ends = (claim.low, claim.high, item.lo, item.ours, item.hi)
+            shown[item.id] = (item.verdict, *(value / middle for value in ends))
+    order = sorted(shown, key=lambda name: (list(COUNTS.values()).index(shown[name][0]), -shown[name][4]))
+    return plots.intervals(
+        {name: shown[name] for name in order}, rows, title="Our interval over the published figure",
+        xlabel="measured here / published",
+    )  # fmt: skip
