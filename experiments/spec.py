@@ -270,6 +270,9 @@ def _factor(spec: str, name: str, table: dict[str, Any]) -> Factor:
 def workload_of(spec: str, table: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the workload of each profile: the common keys, then the profile's own."""
     common = {key: value for key, value in table.items() if key not in PROFILES}
+    for key, value in common.items():
+        if isinstance(value, dict):
+            raise SpecError(f"{spec}: there is no profile {key}", hint=nearest(key, PROFILES))
     merged = {}
     for profile in PROFILES:
         own = table.get(profile, {})
