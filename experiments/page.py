@@ -27,6 +27,7 @@ _TEMPLATES: Final = Path(__file__).parent / "templates"
 _OUR_TABLE: Final = '<div class="table"><table>'
 _ALLOWED: Final = re.compile(
     r"</?(?:div|table|caption|thead|tbody|tr|th|td)(?: (?:class|scope)=\"[a-z]+\")*>"
+    r'|<span style="color:#[0-9a-f]{6}">|</span>'
     r'|<svg class="spark" width="\d+" height="\d+" viewBox="[\d ]+" role="img" aria-label="[^"<>]*">|</svg>'
     r'|<path fill="currentColor" d="[MhVvz\d. -]*"/>'
 )

@@ -13,6 +13,18 @@ import pandas as pd
 from ledger.pictures import LEFT, Bars
 
 
+class Marked(str):
+    """Text that a table shows in a colour (``#rrggbb``); the text says it all, the colour only helps to find it."""
+
+    colour: str
+
+    def __new__(cls, text: str, colour: str) -> Marked:
+        """Return the text with its colour."""
+        marked = super().__new__(cls, text)
+        marked.colour = colour
+        return marked
+
+
 class Table:
     """A table that shows itself in a notebook and in the report.
 
@@ -42,10 +54,7 @@ def to_html(rows: pd.DataFrame | Iterable[Mapping[str, Any]], caption: str = "")
     )
     body = []
     for row in frame.itertuples(index=False, name=None):
-        cells = (
-            f"<td {side}>{cell.svg if isinstance(cell, Bars) else html.escape(format_cell(cell))}</td>"
-            for cell, side in zip(row, sides, strict=True)
-        )
+        cells = (f"<td {side}>{_markup(cell)}</td>" for cell, side in zip(row, sides, strict=True))
         body.append(f"<tr>{''.join(cells)}</tr>")
     title = f"<caption{LEFT}>{html.escape(caption)}</caption>" if caption else ""
     return (
@@ -73,6 +82,14 @@ def format_cell(value: Any) -> str:
             return f"{number:.3g}"
         return f"{number:,.0f}" if 999.5 <= abs(number) < 1e12 else f"{number:.2e}"
     return str(value)
+
+
+def _markup(cell: Any) -> str:
+    """Return what a cell shows: a picture, coloured text, or text."""
+    if isinstance(cell, Bars):
+        return cell.svg
+    text = html.escape(format_cell(cell))
+    return f'<span style="color:{cell.colour}">{text}</span>' if isinstance(cell, Marked) else text
 
 
 def _is_numeric(column: pd.Series) -> bool:

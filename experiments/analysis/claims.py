@@ -9,10 +9,15 @@ import pandas as pd
 
 from experiments import claims, plots
 from experiments.analysis import common
-from experiments.claims import verdict
+from experiments.claims import Claim, verdict
 from experiments.claims.verdict import Verdict
 from experiments.plots import Panel
+from experiments.tables import Marked
 
+COLOURS: Final = {
+    verdict.HOLDS: "#2f9e6e", verdict.FAILS: "#c0392b", verdict.ELSEWHERE: "#d9822b", verdict.UNKNOWN: "#8a6d00",
+}  # fmt: skip
+OTHER: Final = "#7a828c"
 COUNTS: Final = {
     "claims_hold": verdict.HOLDS,
     "claims_elsewhere": verdict.ELSEWHERE,
@@ -46,30 +51,33 @@ def answer(found: dict[str, float]) -> str:
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the verdict on each claim with the published figure and our interval."""
+    order = list(COUNTS.values())
     shown = [
         {
-            "claim": item.id, "verdict": item.verdict, "published": item.published, "ours": item.ours,
-            "low": item.lo, "high": item.hi, "unit": item.unit,
+            "claim": item.id, "verdict": Marked(item.verdict, COLOURS.get(item.verdict, OTHER)),
+            "published": item.published, "ours": item.ours, "low": item.lo, "high": item.hi, "unit": item.unit,
         }
-        for item in verdicts(rows)
+        for item in sorted(verdicts(rows), key=lambda item: order.index(item.verdict))
     ]  # fmt: skip
-    order = {words: number for number, words in enumerate(COUNTS.values())}
-    return pd.DataFrame(shown).sort_values("verdict", key=lambda column: column.map(order), kind="stable")
+    return pd.DataFrame(shown, dtype=object)
 
 
-def details(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return who claims what, how it is tested, and why the verdict is what it is."""
-    shown = []
-    for item in verdicts(rows):
-        claim = claims.load(item.id)
-        shown.append(
-            {
-                "claim": item.id, "says": claim.sentence, "source": f"{claim.who}: {claim.where}",
-                "conditions": claim.conditions, "of the figure": claim.origin,
-                "tested": claim.test.how if claim.test else "", "verdict": item.verdict, "reason": item.reason,
-            }
-        )  # fmt: skip
-    return pd.DataFrame(shown)
+def details(rows: pd.DataFrame) -> str:
+    """Return as Markdown who claims what, how it is tested, and why the verdict is what it is."""
+    return "\n\n".join(_detail(claims.load(item.id), item) for item in verdicts(rows))
+
+
+def _detail(claim: Claim, found: Verdict) -> str:
+    """Return the paragraphs of one claim."""
+    lines = [
+        f"### {claim.id}: {found.verdict}",
+        f"{claim.sentence} *{claim.who}; {claim.where}.*",
+        f"**Conditions:** {claim.conditions}.",
+        f"**Of the figure:** {claim.origin}" if claim.origin else "",
+        f"**Tested here:** {claim.test.how}" if claim.test else "",
+        f"**Published** {found.published} {claim.unit}. **Measured:** {found.reason}",
+    ]
+    return "\n\n".join(filter(None, lines))
 
 
 def headline(rows: pd.DataFrame) -> list[Panel]:

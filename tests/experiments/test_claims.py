@@ -8,12 +8,15 @@ import math
 import pandas as pd
 import pytest
 
-from experiments import __main__, claims, plots, runs, spec
+from experiments import __main__, claims, page, plots, runs, spec, tables
 from experiments.analysis import claims as analysis
 from experiments.claims import verdict
 from experiments.errors import ParameterError, SpecError
 from experiments.trial import Trial
 from experiments.trials import claims as trials
+from experiments.trials.claims import durable
+from experiments.workload import Workload
+from ledger import GeometricLedger, Options
 
 FILE = """
 who = "Somebody"
@@ -200,6 +203,15 @@ def test_the_trial_of_a_claim_has_rows_of_every_condition_that_it_states(tmp_pat
         assert [1.0] == [item.numbers["kept_share"] for item in found.operations]
 
 
+def test_a_batch_that_a_kill_lost_is_missed(tmp_path):
+    load, options, groups, rows = Workload(40), Options(durability="sync", capacity=40, shards=1), 4, 10
+    with GeometricLedger.open(tmp_path / "ledger", options) as ledger:
+        for version in range(8):
+            ledger.update_batch(load.records(durable._group(version % groups, rows), version))
+    found = [durable._found(tmp_path / "ledger", options, load, rows, groups, done, 1) for done in (6, 7, 8)]
+    assert [1.0, 1.0, 0.75] == [item["kept_share"] for item in found]
+
+
 def test_claims_are_put_to_the_test_by_one_command(results, capsys):
     status = __main__.main(
         ["reproduce", "crc32-instructions-4.9x", "crc32-7314mb", "aes-gcm-7.6m", "--profile", "smoke", "--json"]
@@ -213,6 +225,9 @@ def test_claims_are_put_to_the_test_by_one_command(results, capsys):
     assert (None, verdict.UNTESTABLE) == (aes["ours"], aes["verdict"])
     assert any(line.startswith("aes-gcm-7.6m") for line in out)
     rows = runs.load(next((results / "runs").iterdir()).name, "claims")
+    shown = page.table(tables.to_html(analysis.table(rows)))
+    assert shown.startswith('<div class="table">') and 'style="color:#' in shown and "</td>" in shown
+    assert all(f"### {name}: " in analysis.details(rows) for name in claims.names())
     assert len(claims.names()) == sum(analysis.figures(rows).values()) == len(analysis.table(rows))
     assert isinstance(analysis.headline(rows)[0], plots.Panel) and "cannot be tested here" in analysis.answer(
         analysis.figures(rows)

@@ -11,8 +11,8 @@ from typing import Any
 
 import lmdb
 import numpy as np
-import rocksdict
 
+from experiments.errors import NotApplicableError
 from experiments.trial import Outcome, Trial
 from experiments.trials import common
 from experiments.trials.claims import compare
@@ -126,6 +126,10 @@ def _put(environment: lmdb.Environment, pairs: Sequence[Pair]) -> None:
 @contextlib.contextmanager
 def _rocksdb(path: Path) -> Iterator[Any]:
     """Open RocksDB and give a function that puts one pair durably."""
+    try:
+        import rocksdict
+    except ImportError:
+        raise NotApplicableError("rocksdict is not installed: pip install '.[baselines]' brings it") from None
     store = rocksdict.Rdict(str(path), rocksdict.Options(raw_mode=True))
     write = rocksdict.WriteOptions()
     write.sync = True
