@@ -38,12 +38,12 @@ def measure(trial: Trial) -> Outcome:
     hit = common.phase("get_hit", ledger.get_batch, hits, calls * rows)
     miss = common.phase("get_miss", ledger.get_batch, misses, calls * rows)
     facts = common.got(ledger.stats())
-    facts |= probes(ledger, facts, hit, miss)
+    facts |= _probes(ledger, facts, hit, miss)
     state = ledger.state_hash()
     return Outcome([inserted, updated, hit, miss], state, facts)
 
 
-def probes(ledger: GeometricLedger, facts: dict[str, object], hit: Operation, miss: Operation) -> dict[str, float]:
+def _probes(ledger: GeometricLedger, facts: dict[str, object], hit: Operation, miss: Operation) -> dict[str, float]:
     """Read the index: distance of every entry, and from every position to the next empty one.
 
     The first are the probes that the keys cost when each is asked for once, the second those of a key
@@ -59,7 +59,7 @@ def probes(ledger: GeometricLedger, facts: dict[str, object], hit: Operation, mi
         occupied = np.asarray(view.occupied, bool)
         distance = np.asarray(view.distance, np.int64)
         distance = distance[occupied] if distance.size == occupied.size else distance
-        gap = _gaps(occupied)
+        gap = gaps(occupied)
         hits += np.bincount(np.minimum(distance, PROBE_BUCKETS - 1), minlength=PROBE_BUCKETS)
         gaps += np.bincount(np.minimum(gap, PROBE_BUCKETS - 1), minlength=PROBE_BUCKETS)
         hit_sum += int(distance.sum())
@@ -79,7 +79,7 @@ def probes(ledger: GeometricLedger, facts: dict[str, object], hit: Operation, mi
     }
 
 
-def _gaps(occupied: np.ndarray) -> np.ndarray:
+def gaps(occupied: np.ndarray) -> np.ndarray:
     """Return the distance from each position to the next empty one, around the end."""
     n = occupied.size
     empty = np.flatnonzero(~occupied)

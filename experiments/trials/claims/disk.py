@@ -25,6 +25,8 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 PAGE: Final = mmap.PAGESIZE
 AT_ONCE: Final = 8
 """Pages between two looks at the clock."""
+CHOSEN: Final = 1 << 15
+"""Page numbers that a thread goes through, in a ring: they lie in the capped memory, too."""
 
 
 def append(trial: Trial) -> Outcome:
@@ -74,7 +76,7 @@ def _loops(path: Path, read: Callable[[Path, np.ndarray, float], int], chosen: d
     counts = [0] * chosen["threads"]
 
     def run(number: int) -> None:
-        pages = np.random.default_rng([seed, number]).integers(0, chosen["file_bytes"] // PAGE, 1 << 20)
+        pages = np.random.default_rng([seed, number]).integers(0, chosen["file_bytes"] // PAGE, CHOSEN)
         counts[number] = read(path, pages, chosen["seconds"])
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(chosen["threads"])]

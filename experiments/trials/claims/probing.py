@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
 import mmap
 
 import numpy as np
 
 from experiments.analysis.probing import knuth_hit, knuth_miss
 from experiments.trial import Operation, Outcome, Trial
-from experiments.trials import capacity, common
+from experiments.trials import capacity
 from experiments.trials.turns import take_turns, whole
+from experiments.workload import Workload
+from ledger.kernels.hashing import hash_rows
 from ledger.kernels.index import enter, home_of, probe
 from ledger.kernels.jit import kernel
-from ledger.layout import SHARD_POSITIONS, SHARD_WORDS
+from ledger.layout import INDEX_SLOT_MASK, SHARD_POSITIONS, SHARD_WORDS
 
 _U0, _U1, _U32 = np.uint64(0), np.uint64(1), np.uint64(32)
 
 
 def knuth(trial: Trial) -> Outcome:
-    """Fill ledgers of some seeds to each load and divide the probes of hits and misses by Knuth's."""
+    """Fill indexes of some seeds to each load and divide the probes of hits and misses by Knuth's.
+
+    Keys, hash and kernel are the ledger's. A hit passes the positions from its home, a miss, whose home is any
+    position alike, those to the next empty one.
+    """
     operations = []
-    count = trial.workload["seeds"]
-    for load in trial.workload["loads"]:
-        for number in range(trial.repeat * count, (trial.repeat + 1) * count):
-            one = dataclasses.replace(trial, seed=trial.seed + number, factors={"index_load": load})
-            ledger, _ = common.create(trial.scratch / f"{load}-{number}", one, durability="none", storage="memory")
-            hit, miss = Operation(f"hit at {load}", {"round": number}), Operation(f"miss at {load}", {"round": number})
-            facts = capacity.probes(ledger, {"got_shards": 1}, hit, miss)
-            taken = facts["got_load_factor"]
-            hit.numbers["over_knuth"] = facts["probes_hit_mean"] / knuth_hit(taken)
-            miss.numbers["over_knuth"] = facts["probes_miss_mean"] / knuth_miss(taken)
-            operations += [hit, miss]
-    return Outcome([dataclasses.replace(item, histograms={}) for item in operations])
+    keys, count = trial.workload["accounts"], trial.workload["seeds"]
+    for number in range(trial.repeat * count, (trial.repeat + 1) * count):
+        load = Workload(keys, trial.seed + number)
+        words = np.empty((3, keys), np.uint32)
+        rows = load.pubkeys(np.arange(keys)).view(np.uint64)
+        hash_rows(rows, np.frombuffer(load.hash_key, np.uint32), words)
+        words = words.astype(np.uint64)
+        for share in trial.workload["loads"]:
+            index = _empty(int(keys / share))
+            assert _insert(index, _shard(index.size), words[1], words[2]) == keys
+            at = np.flatnonzero(index)
+            slot = (index[at] & np.uint64(INDEX_SLOT_MASK)) - _U1
+            home = (words[1][slot] * np.uint64(index.size)) >> _U32
+            hit = 1 + ((at - home.astype(np.int64)) % index.size).mean()
+            miss = 1 + capacity.gaps(index != 0).mean()
+            taken = keys / index.size
+            for name, found, expected in (("hit", hit, knuth_hit(taken)), ("miss", miss, knuth_miss(taken))):
+                numbers = {"round": number, "probes": float(found), "over_knuth": float(found / expected)}
+                operations.append(Operation(f"{name} at {share}", numbers))
+    return Outcome(operations)
 
 
 def index_inserts(trial: Trial) -> Outcome:
@@ -95,7 +108,8 @@ def warm_up() -> None:
     index = _empty(8)
     assert 4 == _insert(index, _shard(8), homes, homes)
     assert 4 == _update(index, homes, homes, np.uint64(4))
-    capacity.warm_up()
+    hash_rows(homes.reshape(1, 4), np.zeros(8, np.uint32), np.empty((3, 1), np.uint32))
+    Workload(4).pubkeys(np.arange(4))
 
 
 def _words(trial: Trial, keys: int) -> tuple[np.ndarray, np.ndarray]:
