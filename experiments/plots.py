@@ -267,36 +267,40 @@ def bars(
 
 
 def intervals(
-    items: Mapping[str, tuple[str, float, float, float, float, float]],
+    groups: Mapping[str, Mapping[str, Sequence[float]]],
     rows: pd.DataFrame,
     *,
     title: str,
     xlabel: str,
+    colours: Mapping[str, str],
 ) -> Panel:
-    """Draw a line for each item on a log axis: its group, the range that it is set beside, and low, middle and high.
+    """Draw a line for each item of each group on a log axis, below the name of its group.
 
-    Each group has a colour and a marker; the range is a grey bar.
+    An item is the ends of a range, drawn as a grey bar, and low, middle and high of the interval that is set beside it.
     """
-    figure, axes = _panel(title, xlabel, "", height=1.35 + 0.2 * len(items))
+    labels = [label for group, items in groups.items() for label in (group, *items)]
+    figure, axes = _panel(title, xlabel, "", height=1.35 + 0.19 * len(labels))
     axes.set_xscale("log")
-    groups = list(dict.fromkeys(group for group, *_ in items.values()))
-    places = np.arange(len(items))[::-1]
-    for place, (group, first, last, low, middle, high) in zip(places, items.values(), strict=True):
-        style = _line_style(groups.index(group)) | {"ls": "-"}
-        axes.plot([first * 0.97, last * 1.03], [place, place], color=GRID, lw=7, solid_capstyle="butt")
-        axes.plot([low, high], [place, place], color=style["color"], lw=2.2)
-        axes.plot(middle, place, **style, label=group)
+    place = len(labels)
+    for number, (group, items) in enumerate(groups.items()):
+        place -= 1
+        style = {"color": colours[group], "marker": MARKERS[number]}
+        for first, last, low, middle, high in items.values():
+            place -= 1
+            axes.plot([first * 0.97, last * 1.03], [place, place], color=GRID, lw=7, solid_capstyle="butt")
+            axes.plot([low, high], [place, place], color=style["color"], lw=2.2)
+            axes.plot(middle, place, **style)
     axes.axvline(1.0, color=INK, lw=0.8, ls=(0, (2, 3)))
-    axes.set_yticks(places, list(items), fontsize=7.5)
-    axes.set_ylim(-0.7, len(items) - 0.3)
+    axes.set_yticks(range(len(labels))[::-1], labels, fontsize=7.5)
+    for text in axes.get_yticklabels():
+        if text.get_text() in groups:
+            text.set(color=colours[text.get_text()], weight="bold", fontsize=8.5)
+    axes.set_ylim(-0.7, len(labels) - 0.3)
     _log_ticks(axes.xaxis, axes.get_xlim())
-    named = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    axes.legend(
-        named.values(), named.keys(), frameon=False, fontsize=7.5, labelcolor=INK, borderpad=0, handletextpad=0.2,
-        loc="lower right", bbox_to_anchor=(1, 1), ncols=len(named), columnspacing=0.8,
-    )  # fmt: skip
-    told = "; ".join(f"{name} {short(item[4])}, {item[0]}" for name, item in items.items())
-    return _finish(figure, rows, f"{title}. {told}", left=int(max(map(len, items), default=0) * 0.8))
+    told = (
+        f"{group}: {', '.join(f'{n} {short(item[3])}' for n, item in items.items())}" for group, items in groups.items()
+    )
+    return _finish(figure, rows, f"{title}. {'; '.join(told)}", left=int(max(map(len, labels), default=0) * 0.8))
 
 
 def _panel(title: str, xlabel: str, ylabel: str, height: float = 3.7) -> tuple[Figure, Axes]:

@@ -87,15 +87,21 @@ def headline(rows: pd.DataFrame) -> list[Panel]:
 
 def panel(rows: pd.DataFrame) -> Panel:
     """Draw our interval over the published figure, a line a claim: 1 is the figure itself."""
-    shown = {}
-    for item in verdicts(rows):
+    groups: dict[str, dict[str, list[float]]] = {words: {} for words in COUNTS.values()}
+    for item in sorted(verdicts(rows), key=_over_published, reverse=True):
         claim = claims.load(item.id)
         if item.ours and claim.low > 0:
             middle = (claim.low * claim.high) ** 0.5
             ends = (claim.low, claim.high, item.lo, item.ours, item.hi)
-            shown[item.id] = (item.verdict, *(value / middle for value in ends))
-    order = sorted(shown, key=lambda name: (list(COUNTS.values()).index(shown[name][0]), -shown[name][4]))
+            groups[item.verdict][item.id] = [float(value or 0.0) / middle for value in ends]
     return plots.intervals(
-        {name: shown[name] for name in order}, rows, title="Our interval over the published figure",
-        xlabel="measured here / published",
+        {words: items for words, items in groups.items() if items}, rows,
+        title="Our interval over the published figure", xlabel="measured here / published",
+        colours={words: COLOURS.get(words, OTHER) for words in groups},
     )  # fmt: skip
+
+
+def _over_published(item: Verdict) -> float:
+    """Return our figure over the published one, 0 where there is none."""
+    low = claims.load(item.id).low
+    return item.ours / low if item.ours and low > 0 else 0.0
