@@ -11,7 +11,7 @@ import pytest
 from experiments import __main__, claims, page, plots, runs, spec, tables
 from experiments.analysis import claims as analysis
 from experiments.claims import verdict
-from experiments.errors import ParameterError, SpecError
+from experiments.errors import NotApplicableError, ParameterError, SpecError
 from experiments.trial import Trial
 from experiments.trials import claims as trials
 from experiments.trials.claims import durable
@@ -201,6 +201,18 @@ def test_the_trial_of_a_claim_has_rows_of_every_condition_that_it_states(tmp_pat
     assert set(wanted.operations) <= names
     if name == "prototype-zero-data-loss":
         assert [1.0] == [item.numbers["kept_share"] for item in found.operations]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", claims.tested())
+def test_every_trial_of_a_claim_measures_its_quantity(tmp_path, name):
+    try:
+        found = smoke(tmp_path, name)
+    except NotApplicableError as error:
+        pytest.skip(str(error))
+    quantity = claims.load(name).test.quantity
+    assert all(item.numbers[quantity] >= 0 for item in found.operations if quantity in item.numbers)
+    assert any(quantity in item.numbers for item in found.operations)
 
 
 def test_a_batch_that_a_kill_lost_is_missed(tmp_path):

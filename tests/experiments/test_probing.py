@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.analysis import probing
-from experiments.trials.capacity import _gaps
+from experiments.trials.capacity import gaps
 
 
 @pytest.mark.parametrize("load", [0.1, 0.5, 0.7, 0.8])
@@ -30,7 +30,7 @@ def test_a_simulated_table_follows_the_distributions():
         taken[at % positions] = True
         distances.append(at - home)
     hit = np.bincount(np.minimum(distances, 255), minlength=256) / len(distances)
-    miss = np.bincount(np.minimum(_gaps(taken), 255), minlength=256) / positions
+    miss = np.bincount(np.minimum(gaps(taken), 255), minlength=256) / positions
     assert probing.ks_distance(hit, probing.hit_distribution(load)) < 0.02
     assert probing.ks_distance(miss, probing.miss_distribution(load)) < 0.03
     assert probing.ks_distance(hit, probing.hit_distribution(0.5)) > 0.1

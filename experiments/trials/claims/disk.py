@@ -48,7 +48,7 @@ def mapped_reads(trial: Trial) -> Outcome:
     path = trial.scratch / "pages"
     _fill(path, chosen["file_bytes"])
     operations = []
-    with _memory_cap(chosen["memory_bytes"]) as join:
+    with _memory_cap(chosen["memory_bytes"]) as group:
         for number in range(chosen["rounds"]):
             rates = {}
             for name, read in (("mapped", _read_mapped), ("direct", _read_direct))[:: 1 if number % 2 else -1]:
@@ -56,7 +56,8 @@ def mapped_reads(trial: Trial) -> Outcome:
 
                 def body(say: Callable[[object], None], read: Any = read, number: int = number) -> None:
                     die_with_parent()
-                    join()
+                    (group / "cgroup.procs").write_text(str(os.getpid()))
+                    _read_through(path, chosen["memory_bytes"])
                     say(json.dumps(_loops(path, read, chosen, trial.seed + number)))
 
                 child = Child(body)
@@ -68,7 +69,17 @@ def mapped_reads(trial: Trial) -> Outcome:
                 operations.append(Operation(name, {"round": number, **found}))
             for item in operations[-2:]:
                 item.numbers["direct_over_mapped"] = rates["direct"] / rates["mapped"]
-    return Outcome(operations)
+        reached = _times_reached(group)
+    if not reached:
+        raise AssertionError("the page cache never reached the cap")
+    return Outcome(operations, facts={"cap_reached": reached})
+
+
+def _read_through(path: Path, size: int) -> None:
+    """Read so much of a file from its beginning that the page cache is as full as it may be."""
+    with open(path, "rb") as file:
+        for _ in range(0, size, 1 << 20):
+            file.read(1 << 20)
 
 
 def _loops(path: Path, read: Callable[[Path, np.ndarray, float], int], chosen: dict[str, Any], seed: int) -> dict:
@@ -152,8 +163,8 @@ def _forget(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _memory_cap(size: int) -> Iterator[Callable[[], None]]:
-    """Make a control group that caps memory and page cache, and give a function by which a process enters it.
+def _memory_cap(size: int) -> Iterator[Path]:
+    """Make a control group that caps memory and page cache; processes enter it by its file ``cgroup.procs``.
 
     Raises
     ------
@@ -170,11 +181,19 @@ def _memory_cap(size: int) -> Iterator[Callable[[], None]]:
             if not (group / limit).exists():
                 continue
             (group / limit).write_text(str(size))
-            yield lambda group=group: (group / "cgroup.procs").write_text(str(os.getpid()))
+            yield group
             return
         finally:
             _remove(group)
     raise NotApplicableError("memory cannot be capped: this user may not make a control group with a memory limit")
+
+
+def _times_reached(group: Path) -> int:
+    """Return how often the group's memory was at its cap."""
+    if (group / "memory.failcnt").exists():
+        return int((group / "memory.failcnt").read_text())
+    events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+    return int(events["max"])
 
 
 def _remove(group: Path) -> None:

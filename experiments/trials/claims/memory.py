@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import mmap
 import os
 import signal
@@ -71,7 +72,7 @@ def hugepages(trial: Trial) -> Outcome:
     operations: list[Operation] = []
     shares, state = {}, ""
     for accounts in chosen["sizes"]:
-        sized = Trial(**{**vars(trial), "workload": {**chosen, "accounts": accounts}})
+        sized = dataclasses.replace(trial, workload={**chosen, "accounts": accounts})
         load = common.workload(sized)
         parts: dict[str, Part] = {}
         for pages in ("off", "thp"):
