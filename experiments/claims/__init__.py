@@ -19,8 +19,8 @@ from experiments.errors import ParameterError, SpecError, nearest
 
 CLAIMS: Final = Path(__file__).parent
 KINDS: Final = {
-    "absolute": "the figure itself",
-    "ratio": "the ratio of two figures",
+    "absolute": "the figure itself, which belongs to its machine",
+    "ratio": "a ratio or a share, which travels better",
     "shape": "on which side of 1 a ratio lies, whatever its size",
 }
 EXPECTATIONS: Final = ("at least", "at most", "equal")

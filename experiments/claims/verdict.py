@@ -127,7 +127,8 @@ def _reason(claim: Claim, worst: Interval, words: dict[str, str], others: list[I
     for verdict in (HOLDS, FAILS, UNKNOWN):
         some = [str(item) for item in others if words[item.name] == verdict]
         text += f"; {verdict} for: {', '.join(some)}" if some else ""
-    return text + "."
+    fails_here = claim.kind == "absolute" and words[worst.name] == FAILS
+    return text + (". An absolute figure belongs to its machine: this is told of this one." if fails_here else ".")
 
 
 def _bounds_words(low: float, high: float) -> str:

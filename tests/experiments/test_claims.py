@@ -149,6 +149,13 @@ def test_a_claim_that_fails_as_stated_may_hold_under_another_condition(tmp_path)
     assert verdict.HOLDS == verdict.judge(item, rows_of(item, stated=good, other=bad)).verdict
 
 
+def test_an_absolute_figure_fails_on_this_machine_and_the_reason_says_so(tmp_path):
+    for kind, said in (("ratio", False), ("absolute", True)):
+        item = claim(tmp_path, ('"ratio"', f'"{kind}"'))
+        found = verdict.judge(item, rows_of(item, stated=[1.0, 1.1, 1.2]))
+        assert (verdict.FAILS, said) == (found.verdict, "belongs to its machine" in found.reason)
+
+
 def test_all_conditions_that_a_claim_states_must_hold(tmp_path):
     item = claim(tmp_path, ('["stated"]', '["stated", "too"]'))
     found = verdict.judge(item, rows_of(item, stated=[3.0, 3.0, 3.0], too=[1.0, 1.0, 1.0]))
