@@ -297,10 +297,24 @@ def intervals(
             text.set(color=colours[text.get_text()], weight="bold", fontsize=8.5)
     axes.set_ylim(-0.7, len(labels) - 0.3)
     _log_ticks(axes.xaxis, axes.get_xlim())
-    told = (
-        f"{group}: {', '.join(f'{n} {short(item[3])}' for n, item in items.items())}" for group, items in groups.items()
+    said = "; ".join(
+        f"{group}: {', '.join(f'{name} {short(item[3])}' for name, item in items.items())}"
+        for group, items in groups.items()
     )
-    return _finish(figure, rows, f"{title}. {'; '.join(told)}", left=int(max(map(len, labels), default=0) * 0.8))
+    numbers = pd.DataFrame(
+        {
+            "item": name,
+            "group": group,
+            "range from": item[0],
+            "to": item[1],
+            "low": item[2],
+            xlabel: item[3],
+            "high": item[4],
+        }
+        for group, items in groups.items()
+        for name, item in items.items()
+    )
+    return _finish(figure, rows, said, numbers, left=int(max(map(len, labels), default=0) * 0.8))
 
 
 def _panel(title: str, xlabel: str, ylabel: str, height: float = 3.7) -> tuple[Figure, Axes]:

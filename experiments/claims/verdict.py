@@ -1,6 +1,6 @@
 """The verdict on a claim, from measured rows: an interval over trials set beside the published figure.
 
-- A trial counts once, by the median of its rows; the interval is that of the medians of the trials.
+- A trial counts once, by the median of its rows; the interval (95 %) is that of the medians of the trials.
 - Fewer than three trials give no verdict.
 - The claim holds if, for every row name of its condition, the whole interval lies within the tolerance; it does
   not if for one of them the whole interval lies outside. An interval that straddles an edge cannot tell.

@@ -8,7 +8,7 @@ import math
 import pandas as pd
 import pytest
 
-from experiments import __main__, claims, page, plots, runs, spec, tables
+from experiments import __main__, claims, page, plots, runs, spec, stats, tables
 from experiments.analysis import claims as analysis
 from experiments.claims import verdict
 from experiments.errors import NotApplicableError, ParameterError, SpecError
@@ -121,13 +121,13 @@ def test_a_claim_that_is_not_there_is_named():
 @pytest.mark.parametrize(
     ("expect", "values", "wanted"),
     [
-        ("at least", [1.9, 2.0, 2.6], verdict.HOLDS),
-        ("at least", [1.7, 1.75, 1.79], verdict.FAILS),
+        ("at least", [2.0, 2.01, 2.02], verdict.HOLDS),
+        ("at least", [1.5, 1.51, 1.52], verdict.FAILS),
         ("at least", [1.7, 2.0, 2.6], verdict.UNKNOWN),
-        ("at most", [1.0, 2.0, 2.1], verdict.HOLDS),
-        ("at most", [2.3, 2.4, 2.5], verdict.FAILS),
-        ("equal", [1.85, 2.0, 2.15], verdict.HOLDS),
-        ("equal", [2.5, 2.6, 2.7], verdict.FAILS),
+        ("at most", [2.0, 2.01, 2.02], verdict.HOLDS),
+        ("at most", [2.4, 2.41, 2.42], verdict.FAILS),
+        ("equal", [1.99, 2.0, 2.01], verdict.HOLDS),
+        ("equal", [2.5, 2.51, 2.52], verdict.FAILS),
         ("equal", [2.1, 2.2, 2.3], verdict.UNKNOWN),
         ("at least", [5.0, 5.0], verdict.UNKNOWN),
         ("at least", [5.0], verdict.UNKNOWN),
@@ -137,12 +137,12 @@ def test_an_interval_within_the_tolerance_holds_and_one_across_its_edge_cannot_t
     item = claim(tmp_path, ('"at least"', f'"{expect}"'))
     found = verdict.judge(item, rows_of(item, stated=values))
     assert wanted == found.verdict
-    assert (min(values), max(values)) == (found.lo, found.hi)
+    assert stats.median_interval(values) == (found.ours, found.lo, found.hi)
 
 
 def test_a_claim_that_fails_as_stated_may_hold_under_another_condition(tmp_path):
     item = claim(tmp_path)
-    bad, good = [1.0, 1.1, 1.2], [3.0, 3.1, 3.2]
+    bad, good = [1.09, 1.1, 1.11], [3.09, 3.1, 3.11]
     found = verdict.judge(item, rows_of(item, stated=bad, other=good))
     assert verdict.ELSEWHERE == found.verdict and "holds for: other 3.1" in found.reason and 1.1 == found.ours
     assert verdict.FAILS == verdict.judge(item, rows_of(item, stated=bad, other=bad)).verdict
@@ -152,7 +152,7 @@ def test_a_claim_that_fails_as_stated_may_hold_under_another_condition(tmp_path)
 def test_an_absolute_figure_fails_on_this_machine_and_the_reason_says_so(tmp_path):
     for kind, said in (("ratio", False), ("absolute", True)):
         item = claim(tmp_path, ('"ratio"', f'"{kind}"'))
-        found = verdict.judge(item, rows_of(item, stated=[1.0, 1.1, 1.2]))
+        found = verdict.judge(item, rows_of(item, stated=[1.0, 1.01, 1.02]))
         assert (verdict.FAILS, said) == (found.verdict, "belongs to its machine" in found.reason)
 
 
@@ -173,7 +173,7 @@ def test_a_trial_counts_once_however_many_rows_it_has(tmp_path):
 def test_a_shape_asks_for_the_side_of_one_alone(tmp_path):
     above = claim(tmp_path, ('"ratio"', '"shape"'))
     below = claim(tmp_path, ('"ratio"', '"shape"'), ("figure = 2.0", "figure = 0.5"))
-    for values, wanted in (([1.1, 1.2, 1.3], above), ([0.7, 0.8, 0.9], below)):
+    for values, wanted in (([1.19, 1.2, 1.21], above), ([0.79, 0.8, 0.81], below)):
         for item in (above, below):
             held = verdict.judge(item, rows_of(item, stated=values)).verdict
             assert (verdict.HOLDS if item is wanted else verdict.FAILS) == held
