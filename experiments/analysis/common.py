@@ -112,8 +112,7 @@ def table(rows: pd.DataFrame, factors: Sequence[str], columns: Sequence[str]) ->
     }
     shown = pd.DataFrame(list(latencies.values()), index=pd.MultiIndex.from_tuples(list(latencies), names=by))
     joined = numbers.join(shown, how="left").reset_index()
-    joined["calls"] = joined["calls"].astype("Int64")
-    return joined
+    return joined.astype({"calls": "Int64"}) if "calls" in joined else joined
 
 
 def not_applicable(rows: pd.DataFrame, factors: Sequence[str]) -> pd.DataFrame:

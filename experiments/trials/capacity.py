@@ -50,7 +50,7 @@ def _probes(ledger: GeometricLedger, facts: dict[str, object], hit: Operation, m
     that is not there, whose home is any position alike.
     """
     hits = np.zeros(PROBE_BUCKETS, np.int64)
-    gaps = np.zeros(PROBE_BUCKETS, np.int64)
+    misses = np.zeros(PROBE_BUCKETS, np.int64)
     taken = positions = 0
     hit_sum = gap_sum = 0
     loads = []
@@ -61,14 +61,14 @@ def _probes(ledger: GeometricLedger, facts: dict[str, object], hit: Operation, m
         distance = distance[occupied] if distance.size == occupied.size else distance
         gap = gaps(occupied)
         hits += np.bincount(np.minimum(distance, PROBE_BUCKETS - 1), minlength=PROBE_BUCKETS)
-        gaps += np.bincount(np.minimum(gap, PROBE_BUCKETS - 1), minlength=PROBE_BUCKETS)
+        misses += np.bincount(np.minimum(gap, PROBE_BUCKETS - 1), minlength=PROBE_BUCKETS)
         hit_sum += int(distance.sum())
         gap_sum += int(gap.sum())
         taken += distance.size
         positions += occupied.size
         loads.append(occupied.mean())
     hit.histograms["probe_distance"] = _histogram(hits, hit_sum)
-    miss.histograms["probe_distance"] = _histogram(gaps, gap_sum)
+    miss.histograms["probe_distance"] = _histogram(misses, gap_sum)
     return {
         "got_load_factor": taken / positions,
         "got_load_factor_min": float(min(loads)),
