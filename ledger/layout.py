@@ -145,7 +145,7 @@ CONTROL: Final = np.dtype(
         ("created_ns", "<u8"),
         ("written_ns", "<u8"),
         ("totals_lsn", "<u8"),  # supply and live are as of this LSN, not below checkpoint_lsn
-        ("redo_bytes_per_s", "<u8"),  # log that the last recovery worth timing redid a second, 0 where none was
+        ("redo_bytes_per_s", "<u8"),  # first 4 MiB of log that a recovery redid, a second; 0 where none did
         ("spare", "u1", (208,)),
         ("table_crc", "<u4"),  # crc32c of the shard table
         ("crc", "<u4"),  # crc32c of all bytes before

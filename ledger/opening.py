@@ -26,8 +26,6 @@ from ledger.storage.journal import replay_journal
 from ledger.storage.log import Log
 from ledger.storage.shard import Shards, positions_for, slots_for
 
-REDO_BYTES_TIMED = 4 * 1024 * 1024  # of log, from which on the rate of redo is kept
-
 
 class Opener:
     """The steps of opening, and what they made so far, so that a failure gives everything back."""
@@ -237,8 +235,8 @@ class Opener:
         """Open for writing: log resumed, image whole, control block durably open, marker gone."""
         control, options, report = self.control, self.options, self.report
         control.epoch += 1
-        if report.bytes_read >= REDO_BYTES_TIMED and not report.blocks_fetched:
-            control.redo_bytes_per_s = int(report.bytes_read / report.seconds["redo"])
+        if report.redo_bytes_per_s and not report.blocks_fetched:
+            control.redo_bytes_per_s = report.redo_bytes_per_s
         assert self.shards.view is not None
         if scan is not None:
             mode = options.durability if options.durability in ("async", "sync") else "sync"

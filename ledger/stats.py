@@ -31,6 +31,8 @@ class RecoveryReport:
     blocks_fetched : int
         4 KiB blocks of records that were asked for ahead of redo, as a sample was not in memory: 0 where the page
         cache was warm.
+    redo_bytes_per_s : int
+        Log redone a second, over its first 4 MiB; 0 where there was less.
     journal_replayed : bool
         An unfinished snapshot of a ledger without a log was completed.
     indexes_rebuilt : list of int
@@ -53,6 +55,7 @@ class RecoveryReport:
     bytes_read: int = 0
     torn_frames: int = 0
     blocks_fetched: int = 0
+    redo_bytes_per_s: int = 0
     journal_replayed: bool = False
     indexes_rebuilt: list[int] = field(default_factory=list)
     cells_undone: int = 0

@@ -61,7 +61,7 @@ def test_only_a_warm_recovery_teaches_how_fast_redo_is(tmp_path):
         path = tmp_path / f"{name}{cold}"
         killed(path, ("sync", "private"), 3)
         with (
-            mock.patch("ledger.opening.REDO_BYTES_TIMED", 1),
+            mock.patch("ledger.engine.recovery.REDO_BYTES_TIMED", 1),
             mock.patch.object(Reservation, "resident", return_value=not cold),
         ):
             with GeometricLedger.open(path, reopen_options("sync", "private")) as ledger:
