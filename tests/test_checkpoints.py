@@ -179,8 +179,8 @@ def test_recovery_takes_no_more_than_the_log_since_the_last_checkpoint_and_keeps
         assert ledger.stats().log_redo_bytes == ledger.recovery.bytes_read == report.bytes_read > 5_000_000
         assert digest == ledger.state_hash()
         if target:
-            rate = report.bytes_read / report.seconds["redo"]
-            assert ledger.stats().log_redo_bytes_max == pytest.approx(target * rate, rel=0.01)
+            assert ledger.stats().log_redo_bytes_max == int(target * report.redo_bytes_per_s)
+            assert report.redo_bytes_per_s == pytest.approx(report.bytes_read / report.seconds["redo"], rel=0.5)
         ledger.__del__()
 
 
