@@ -117,7 +117,20 @@ def words_of(array: np.ndarray, words: int) -> np.ndarray:
     if not len(array):
         return np.zeros((0, words), np.uint64)
     view = np.ascontiguousarray(array).view(np.uint64).reshape(len(array), words)
-    return view if view.flags.aligned else view.copy()
+    if not view.flags.aligned:
+        return view.copy()
+    return view if view.flags.writeable else np.asarray(_Unlocked(view))
+
+
+class _Unlocked:
+    """Array interface of an array that must not be written to, without saying so.
+
+    Kernels only read what callers give; numba would compile each of them a second time for a read-only array.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
 
 
 def check_rows(count: int, rows_max: int) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ledger import ACCOUNT, Account, InvalidInputError
+from ledger.kernels import batch_read, batch_write
 from tests.model import accounts_of, assert_equal, filled, make_accounts, make_key, reopen_options, small_options
 
 ODD_KEYS = [b"\x01" * 31 + b"\x00", bytes(32), b"\x00" + b"x" * 31, b"\x00" * 31 + b"\x01", b"\xff" * 32]
@@ -165,3 +166,21 @@ def test_wrong_records_are_refused_and_nothing_is_changed(book, name):
         ledger.update_batch(WRONG_RECORDS[name])
     assert caught.value.field
     assert_equal(model, ledger)
+
+
+@pytest.mark.parametrize("kind", [("none", "private"), ("sync", "private")], ids="-".join)
+def test_arrays_that_cannot_be_written_to_need_no_kernels_of_their_own(book, kind):
+    ledger = book(small_options(*kind))
+    records = make_accounts(1, 40)
+    ledger.update_batch(records, records["pubkey"][:2])
+    ledger.get_batch(records["pubkey"])
+    kernels = (batch_write.apply_frame, batch_read.read_batch)
+    compiled = [len(kernel.signatures) for kernel in kernels]
+    records.flags.writeable = False
+    before = records.tobytes()
+    keys = np.frombuffer(records["pubkey"].tobytes(), np.uint8).reshape(-1, 32)
+    ledger.update_batch(records, keys[:3])
+    ledger.delete_batch([bytes(keys[3])])
+    assert [False] * 4 + [True] * 36 == ledger.get_batch(keys)[1].tolist()
+    assert compiled == [len(kernel.signatures) for kernel in kernels]
+    assert before == records.tobytes()
