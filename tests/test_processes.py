@@ -162,6 +162,10 @@ def test_a_pool_of_forks_gets_the_error_and_ends(book):
 
 
 # ---------------------------------------------------------------- interrupts
+# Python drops an interrupt that strikes in a finalizer, such as the one that gives memory back, and pytest tells.
+may_be_dropped = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
 def strike(call, *delays):
     """Call until an interrupt has struck after each of `delays` (s) in turn; a second one strikes wherever it can."""
     left, caught = list(delays), None
@@ -175,7 +179,7 @@ def strike(call, *delays):
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, left[0])
-            while True:
+            while left:  # it may have been dropped
                 call()
         except KeyboardInterrupt as error:
             caught = error
@@ -235,6 +239,7 @@ def uniform(nonce, rows):
 @pytest.mark.parametrize(
     "kind", [("none", "private"), ("msync", "shared"), ("async", "memory"), ("sync", "private")], ids="-".join
 )
+@may_be_dropped
 def test_an_interrupt_leaves_a_batch_whole_or_absent(tmp_path, kind):
     with GeometricLedger.open(tmp_path, small_options(*kind, capacity=8000, log_bytes_max=8 << 20)) as ledger:
         interrupt(ledger, 32, 1)
@@ -245,6 +250,7 @@ def test_an_interrupt_leaves_a_batch_whole_or_absent(tmp_path, kind):
 
 @pytest.mark.slow
 @modes
+@may_be_dropped
 def test_many_interrupts_leave_batches_whole_or_absent(tmp_path, kind):
     with GeometricLedger.open(tmp_path, small_options(*kind, capacity=8000, log_bytes_max=8 << 20)) as ledger:
         interrupt(ledger, 400, 2)
@@ -271,6 +277,7 @@ def test_an_interrupt_that_cannot_wait_says_that_the_outcome_is_not_known(tmp_pa
 
 @pytest.mark.parametrize("action", ["snapshot", "close"])
 @modes
+@may_be_dropped
 def test_an_interrupted_snapshot_or_close_loses_nothing_and_frees_the_lock(tmp_path, kind, action):
     choose = random.Random(3)
     model = Model()
